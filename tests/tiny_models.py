@@ -176,5 +176,5 @@ def _randomise(model: PreTrainedModel, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def _make_unlikely(model: PreTrainedModel, token_ids: list[int]) -> None:
-    """Shrink the tokens' rows of the output matrix, so that their logits stay near zero (as inputs they still count)."""
+    """Shrink the tokens' rows of the output matrix: their logits stay near zero (as inputs the tokens still count)."""
     model.get_output_embeddings().weight[token_ids] *= 0.02
