@@ -1,0 +1,424 @@
+"""Everything that crosses the wire between an editor and ctx-lsp beyond standard LSP: method names and their types.
+
+Field names are snake_case here and camelCase on the wire (`wire.py` translates). Documented in docs/protocol.md, which
+a test compares with this file. Knows nothing of pygls, HTTP or the engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+VERSION = 1
+"""Advertised as `capabilities.experimental.ctx.version`; grows with every incompatible change."""
+
+EXPERIMENTAL = {"ctx": {"version": VERSION, "slash": True}}
+
+INVALID_PARAMS = -32602
+REQUEST_FAILED = -32803
+REQUEST_CANCELLED = -32800
+
+DEFAULT_CONVERSATION = "default"
+
+Fidelity = Literal["exact", "instant"]
+FidelityLabel = Literal["exact", "near", "anchored", "cold"]
+ChunkKind = Literal["file", "selection", "output", "composition"]
+StopReason = Literal["stop", "length", "cancelled"]
+ServerState = Literal["starting", "loading", "ready", "failed", "stopped"]
+ClearScope = Literal["all", "outputs", "conversation"]
+DocumentMode = Literal["open", "manual"]
+
+
+@frozen(kw_only=True)
+class InitializationOptions:
+    """`initializationOptions` of `initialize`. Every key may be missing; unknown keys are ignored with a log message.
+
+    Attributes:
+        model: catalogue name, folder of safetensors, or path of a GGUF file.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``…
+        dtype: of weights and KV.
+        max_context: longest prompt plus answer, tokens.
+        kv_cache_tokens: size of the engine's KV pool, tokens.
+        threads: CPU threads for tensor work.
+        idle_timeout: seconds after which an engine that nobody uses ends.
+        instructions: the system message that stands before the chunks.
+        debounce_ms: how long a document must rest before its text goes to the engine.
+        documents: whether opened documents become chunks by themselves.
+    """
+
+    model: str | None = None
+    device: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] | None = None
+    max_context: int | None = None
+    kv_cache_tokens: int | None = None
+    threads: int | None = None
+    idle_timeout: float | None = None
+    instructions: str | None = None
+    debounce_ms: int = 300
+    documents: DocumentMode = "open"
+
+
+@frozen(kw_only=True)
+class NoParams:
+    """Params of methods that need none: `{}`, `null` or nothing at all."""
+
+
+@frozen(kw_only=True)
+class Sampling:
+    """How the answer's tokens are chosen; what is missing takes the engine's default (greedy)."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] | None = None
+    seed: int | None = None
+
+
+@frozen(kw_only=True)
+class Usage:
+    """Tokens of one answer: `prompt_tokens` = `reused_tokens` + `prefilled_tokens`."""
+
+    prompt_tokens: int
+    reused_tokens: int
+    prefilled_tokens: int
+    completion_tokens: int
+
+
+@frozen(kw_only=True)
+class Timing:
+    """Seconds: waiting in the engine's queue, first token after the question came, whole answer."""
+
+    queued: float
+    time_to_first_token: float
+    total: float
+    tokens_per_second: float
+
+
+@frozen(kw_only=True)
+class ChunkInfo:
+    """One chunk of the context. `warm_tokens` of its `tokens` have KV that a question asked now could use."""
+
+    hash: str
+    kind: ChunkKind
+    name: str
+    sources: tuple[str, ...]
+    tags: tuple[str, ...]
+    parts: tuple[str, ...]
+    active: bool
+    tokens: int
+    warm_tokens: int
+    fidelity: FidelityLabel
+
+
+@frozen(kw_only=True)
+class ChunkPlan:
+    """One chunk's share of a plan or an answer; `reused` + `prefill` = `tokens`."""
+
+    hash: str
+    name: str
+    tokens: int
+    reused: int
+    prefill: int
+    fidelity: FidelityLabel
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What a question would cost if it were asked now, in tokens; `chunks` in prompt order."""
+
+    tokens: int
+    reused: int
+    prefill: int
+    limit: int
+    chunks: tuple[ChunkPlan, ...]
+
+
+@frozen(kw_only=True)
+class ChatParams:
+    """A turn. `turn_id` is chosen by the client and keys the deltas; it must not name a turn that is still running."""
+
+    turn_id: str
+    text: str
+    conversation_id: str = DEFAULT_CONVERSATION
+    fidelity: Fidelity = "exact"
+    sampling: Sampling | None = None
+
+
+@frozen(kw_only=True)
+class ChatDelta:
+    """A piece of the answer. `seq` counts from 0 without gaps; the pieces joined are the answer's text."""
+
+    turn_id: str
+    seq: int
+    text: str
+
+
+@frozen(kw_only=True)
+class ChatResult:
+    """The whole answer.
+
+    Attributes:
+        chunks: the chunks the answer saw, with the fidelity each one was used at.
+        fidelity: the worst of those labels, ``exact`` where there are no chunks.
+        output: hash of the output chunk that keeps the answer, or null.
+    """
+
+    turn_id: str
+    conversation_id: str
+    text: str
+    stop_reason: StopReason
+    usage: Usage
+    timing: Timing
+    chunks: tuple[ChunkPlan, ...]
+    fidelity: FidelityLabel
+    output: str | None
+
+
+@frozen(kw_only=True)
+class ChunksResult:
+    """The context's chunks in prompt order; `active_tokens` of `limit` are taken by the active ones."""
+
+    chunks: tuple[ChunkInfo, ...]
+    active_tokens: int
+    limit: int
+
+
+@frozen(kw_only=True)
+class ChunksDidChange:
+    """The chunk list changed: ask for it anew with `ctx/chunks` where it is shown."""
+
+    active_tokens: int
+    limit: int
+
+
+@frozen(kw_only=True)
+class PopulateState:
+    """How far background prefill has come, in tokens of the active composition."""
+
+    done: int
+    total: int
+
+
+@frozen(kw_only=True)
+class Status:
+    """The server's view of the engine.
+
+    Attributes:
+        state: ``starting`` (no engine process yet), ``loading`` (the process loads its model), ``ready``, ``failed``
+            (it could not start; the next request tries again), ``stopped`` (it ended; the next request starts it).
+        message: for people.
+        progress: 0 to 1 while starting or loading, where known.
+    """
+
+    state: ServerState
+    message: str
+    model: str | None = None
+    device: str | None = None
+    progress: float | None = None
+    active_tokens: int = 0
+    limit: int = 0
+    populate: PopulateState | None = None
+
+
+@frozen(kw_only=True)
+class PlanParams:
+    """The question that would be asked, in the conversation it would be asked in."""
+
+    text: str
+    conversation_id: str = DEFAULT_CONVERSATION
+
+
+@frozen(kw_only=True)
+class SlashParams:
+    """A line that begins with a slash, e.g. ``/load src/*.py``."""
+
+    text: str
+    conversation_id: str = DEFAULT_CONVERSATION
+
+
+@frozen(kw_only=True)
+class SlashCompleteParams:
+    """The line up to the cursor."""
+
+    text: str
+
+
+@frozen(kw_only=True)
+class SlashItem:
+    label: str
+    insert_text: str
+    detail: str
+
+
+@frozen(kw_only=True)
+class SlashCompleteResult:
+    """`insert_text` replaces the line from `start` (UTF-16 code units, as in a JavaScript string) to the cursor."""
+
+    items: tuple[SlashItem, ...]
+    start: int
+
+
+@frozen(kw_only=True)
+class CommandResult:
+    """What every command and slash command answers: Markdown for people, `data` for programs."""
+
+    markdown: str
+    data: Any
+
+
+@frozen(kw_only=True)
+class LoadParams:
+    """Files, folders and globs, relative to the first workspace folder or absolute.
+
+    `discover` asks for the workspace's own files as well: as many as the server finds worth loading within a token
+    budget, so that a client can open a folder without naming a file.
+    """
+
+    paths: tuple[str, ...] = ()
+    discover: bool = False
+
+
+@frozen(kw_only=True)
+class Skipped:
+    path: str
+    reason: str
+
+
+@frozen(kw_only=True)
+class LoadResult:
+    loaded: tuple[ChunkInfo, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@frozen(kw_only=True)
+class RefsParams:
+    """Chunks by hash, unique hash prefix (4 or more digits), source, composition name or `#tag`."""
+
+    refs: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class PopulateParams:
+    """Chunks to prefill; null means the whole active composition."""
+
+    refs: tuple[str, ...] | None = None
+
+
+@frozen(kw_only=True)
+class ComposeParams:
+    refs: tuple[str, ...]
+    name: str
+
+
+@frozen(kw_only=True)
+class TagParams:
+    refs: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class ClearParams:
+    """``all``: chunks and conversations; ``outputs``: chunks that keep answers; ``conversation``: one history."""
+
+    scope: ClearScope = "all"
+    conversation_id: str = DEFAULT_CONVERSATION
+
+
+@frozen(kw_only=True)
+class ChunkList:
+    chunks: tuple[ChunkInfo, ...]
+
+
+@frozen(kw_only=True)
+class DeleteResult:
+    hashes: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class ClearResult:
+    scope: ClearScope
+
+
+@frozen(kw_only=True)
+class SlashUsage:
+    name: str
+    usage: str
+    summary: str
+
+
+@frozen(kw_only=True)
+class HelpResult:
+    commands: tuple[SlashUsage, ...]
+
+
+CHAT = "ctx/chat"
+CHAT_DELTA = "ctx/chat/delta"
+CHUNKS = "ctx/chunks"
+CHUNKS_DID_CHANGE = "ctx/chunks/didChange"
+STATUS = "ctx/status"
+STATUS_DID_CHANGE = "ctx/status/didChange"
+PLAN = "ctx/plan"
+SLASH = "ctx/slash"
+SLASH_COMPLETE = "ctx/slash/complete"
+
+LOAD_COMMAND = "ctx.load"
+CONTEXT_COMMAND = "ctx.context"
+ACTIVATE_COMMAND = "ctx.activate"
+DEACTIVATE_COMMAND = "ctx.deactivate"
+POPULATE_COMMAND = "ctx.populate"
+COMPOSE_COMMAND = "ctx.compose"
+TAG_COMMAND = "ctx.tag"
+DELETE_COMMAND = "ctx.delete"
+CLEAR_COMMAND = "ctx.clear"
+
+
+@frozen(kw_only=True)
+class Method:
+    """One row of the protocol.
+
+    Attributes:
+        kind: ``request`` (client to server), ``notification`` (server to client) or ``command`` (a name for
+            ``workspace/executeCommand`` whose only argument is one `params` object).
+        result: type of the answer; None for notifications.
+        data: for results that are a `CommandResult`: type of its `data`.
+    """
+
+    name: str
+    kind: Literal["request", "notification", "command"]
+    params: type[Any]
+    result: type[Any] | None = field(default=None)
+    data: type[Any] | None = field(default=None)
+
+
+def _command(name: str, params: type[Any], data: type[Any]) -> Method:
+    return Method(name=name, kind="command", params=params, result=CommandResult, data=data)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(name=CHAT, kind="request", params=ChatParams, result=ChatResult),
+        Method(name=CHAT_DELTA, kind="notification", params=ChatDelta),
+        Method(name=CHUNKS, kind="request", params=NoParams, result=ChunksResult),
+        Method(name=CHUNKS_DID_CHANGE, kind="notification", params=ChunksDidChange),
+        Method(name=STATUS, kind="request", params=NoParams, result=Status),
+        Method(name=STATUS_DID_CHANGE, kind="notification", params=Status),
+        Method(name=PLAN, kind="request", params=PlanParams, result=Plan),
+        Method(name=SLASH, kind="request", params=SlashParams, result=CommandResult),
+        Method(name=SLASH_COMPLETE, kind="request", params=SlashCompleteParams, result=SlashCompleteResult),
+        _command(LOAD_COMMAND, LoadParams, LoadResult),
+        _command(CONTEXT_COMMAND, NoParams, ChunksResult),
+        _command(ACTIVATE_COMMAND, RefsParams, ChunkList),
+        _command(DEACTIVATE_COMMAND, RefsParams, ChunkList),
+        _command(POPULATE_COMMAND, PopulateParams, Plan),
+        _command(COMPOSE_COMMAND, ComposeParams, ChunkInfo),
+        _command(TAG_COMMAND, TagParams, ChunkList),
+        _command(DELETE_COMMAND, RefsParams, DeleteResult),
+        _command(CLEAR_COMMAND, ClearParams, ClearResult),
+    )
+}
+"""Every method of this protocol by name."""
