@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
@@ -32,7 +31,7 @@ def camel_case(name: str) -> str:
 
 
 def is_wire_type(cls: Any) -> bool:
-    return isinstance(cls, type) and attrs.has(cls) and cls.__module__ == protocol.__name__
+    return getattr(cls, "__module__", None) == protocol.__name__ and attrs.has(cls)
 
 
 def from_json(value: Any, cls: type[T]) -> T:
@@ -61,10 +60,11 @@ def field_type(cls: type[Any], name: str) -> Any:
     return _fields(cls)[name]
 
 
-@cache
-def _fields(cls: Any) -> dict[str, Any]:
-    hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in attrs.fields(cls)}
+def _fields(cls: type[Any]) -> dict[str, Any]:
+    if cls not in _FIELDS:
+        hints = get_type_hints(cls)
+        _FIELDS[cls] = {f.name: hints[f.name] for f in attrs.fields(cls)}
+    return _FIELDS[cls]
 
 
 class _Reader:
@@ -133,6 +133,8 @@ class _Reader:
         got = f'"{value}"' if isinstance(value, str) and len(value) < 40 else _NAMES.get(type(value), "null")
         self._problems.append(f"{path or 'params'}: expected {expected}, got {got}")
 
+
+_FIELDS: dict[type[Any], dict[str, Any]] = {}
 
 _NAMES: dict[Any, str] = {
     str: "a string",
