@@ -1,0 +1,138 @@
+"""Answers: turns a question into a generation, and a finished generation into its last event and an output chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.chat_stream import ChatStream
+from engine.chunk import Chunk
+from engine.composition import Composition
+from engine.config import Fidelity, SamplingParams
+from engine.context_manager import ContextManager
+from engine.errors import ContextFullError, EngineError, InvalidRequestError
+from engine.hashing import TokenArray
+from engine.runtime.detokenizer import IncrementalDetokenizer
+from engine.runtime.generation import Generation, Question
+from engine.runtime.sampler import SamplingState
+from engine.state import EngineState
+from engine.types import ChatDone, ChunkKind, StopReason
+
+
+class Answers:
+    """Generations by their streams. All methods expect the engine's lock to be held, but for `cancel`."""
+
+    def __init__(self, state: EngineState) -> None:
+        self._state = state
+        self._generations: dict[ChatStream, Generation] = {}
+
+    def ask(
+        self,
+        manager: ContextManager | None,
+        composition: Composition,
+        tail: TokenArray,
+        params: SamplingParams | None,
+        fidelity: Fidelity,
+        tags: Sequence[str] = (),
+    ) -> ChatStream:
+        """Queue a question behind `composition`; its stream ends with ChatDone or an EngineError.
+
+        Raises:
+            ContextFullError: the prompt leaves no room for an answer.
+        """
+        state = self._state
+        state.check_open()
+        if fidelity not in ("exact", "instant"):
+            raise InvalidRequestError(f"fidelity must be 'exact' or 'instant', not {fidelity!r}.")
+        params = params or SamplingParams()
+        tokens = composition.tokens + len(tail)
+        self._check_fits(tokens)
+        question = Question(
+            context=manager,
+            composition=composition,
+            tail=tail,
+            chunk_names={chunk.hash: chunk.name for chunk in manager} if manager else {},
+            params=params,
+            near=fidelity == "instant",
+            tags=tuple(tags),
+            max_new_tokens=min(params.max_tokens or state.max_context, state.max_context - tokens),
+        )
+        stream = ChatStream(self.cancel)
+        self._generations[stream] = self._generation(question, stream)
+        state.scheduler.questions.append(self._generations[stream])
+        state.changed.notify_all()
+        return stream
+
+    def _check_fits(self, tokens: int) -> None:
+        limit = self._state.max_context
+        if tokens >= limit:
+            raise ContextFullError(
+                f"The prompt has {tokens} tokens, and the context window holds {limit} with the answer: "
+                "deactivate some chunks, or start the engine with a larger max_context.",
+                needed=tokens + 1,
+                limit=limit,
+            )
+
+    def _generation(self, question: Question, stream: ChatStream) -> Generation:
+        model = self._state.model
+        prompt = [token for piece in question.composition.pieces for token in piece.tokens.tolist()]
+        prompt += question.tail.tolist()
+        return Generation(
+            question,
+            stream,
+            self._state.store,
+            SamplingState(question.params, prompt, model.device),
+            IncrementalDetokenizer(model.tokenizer),
+            model.tokenizer.eos_token_ids,
+        )
+
+    def cancel(self, stream: ChatStream) -> None:
+        """Stop computing for the stream, if it has not ended."""
+        with self._state.changed:
+            generation = self._generations.get(stream)
+            if generation is not None:
+                self._state.scheduler.cancel(generation)
+                self._state.changed.notify_all()
+
+    def finish(self, generation: Generation, reason: StopReason) -> None:
+        """The answer has ended: free its KV, keep it as an output chunk, send the last event."""
+        del self._generations[generation.stream]
+        generation.flush()
+        generation.release()
+        generation.stream.put(
+            ChatDone(
+                stop_reason=reason,
+                text=generation.text,
+                usage=generation.usage(),
+                timing=generation.timing(),
+                chunks=generation.chunk_plans(),
+                output=self._keep(generation) if reason != "cancelled" else None,
+            )
+        )
+
+    def fail(self, generation: Generation, error: EngineError) -> None:
+        """The answer can't be given: free its KV and say why."""
+        del self._generations[generation.stream]
+        generation.release()
+        generation.stream.put(error)
+
+    def _keep(self, generation: Generation) -> str | None:
+        """Add the answer to its context as an inactive chunk; None without a context or without a text."""
+        manager = generation.question.context
+        if manager is None or not generation.text:
+            return None
+        manager.turns += 1
+        source = f"answer {manager.turns}"
+        saw = tuple(f"saw:{plan.hash[:12]}" for plan in generation.chunk_plans())
+        output = manager.add(
+            Chunk(
+                text=generation.text,
+                kind=ChunkKind.OUTPUT,
+                tokens=manager.encode(generation.text, ChunkKind.OUTPUT, (source,)),
+                sources=(source,),
+                tags=(f"turn:{manager.turns}", *saw, *generation.question.tags),
+                active=False,
+                generated=generation.answer_tokens,
+            )
+        )
+        self._state.chunks_changed(manager)
+        return output.hash

@@ -1,0 +1,55 @@
+"""The interface of attention: write the new keys and values, attend over a virtual block table.
+
+A backend is planned once per step on the host, then called once per layer. It knows nothing of chunks or contexts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from engine.kv.segment import Segment
+from engine.kv.virtual_block_table import VirtualBlockTable
+
+
+@dataclass(frozen=True)
+class AttentionRow:
+    """The new tokens of one sequence in a step.
+
+    Attributes:
+        table: everything before `segment`.
+        segment: receives the new tokens' KV, behind its `filled` tokens; it stands where it is computed (Δ = 0),
+            directly behind the table, and has blocks for the new tokens.
+        num_tokens: how many new tokens, ≥ 1.
+    """
+
+    table: VirtualBlockTable
+    segment: Segment
+    num_tokens: int
+
+    @property
+    def position(self) -> int:
+        """Global position of the first new token."""
+        return self.table.tokens + self.segment.filled
+
+
+class AttentionBackend(ABC):
+    """Attention of one model on one device.
+
+    `plan` must be called before the layers of a step, and `segment.filled` must not change before the last of them.
+    A token attends to every token whose global position is not greater than its own (and within the layer's window).
+    """
+
+    @abstractmethod
+    def plan(self, rows: Sequence[AttentionRow]) -> None:
+        """Prepare a step; the new tokens of all rows come concatenated, in this order."""
+
+    @abstractmethod
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write k and v, return attention's output.
+
+        q is [T, heads, head_dim], k and v are [T, kv_heads, head_dim], all before RoPE; the result is like q.
+        """

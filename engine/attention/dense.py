@@ -1,0 +1,77 @@
+"""Softmax attention of some queries over one view of keys, with its log-sum-exp, and the merge of such parts.
+
+The LSE is the natural logarithm in float32, and −inf for a query that sees no key, whatever the kernel underneath says.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The rows of scores that the plain path holds at once: heads · queries · keys
+_SCORES_AT_ONCE = 1 << 26
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool = False, allowed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention of q [heads, n, d] over k and v [kv_heads, m, d]; heads is a multiple of kv_heads.
+
+    `causal` (n = m) lets query i see keys ≤ i; `allowed`, bool [n, m], is a mask of any other form.
+    Returns the output [heads, n, d] in q's dtype and the LSE, float32 [heads, n].
+    """
+    if q.device.type == "cpu":
+        return _attend_cpu(q, k, v, scale=scale, causal=causal, allowed=allowed)
+    return _attend_plain(q, k, v, scale=scale, causal=causal, allowed=allowed)
+
+
+def _attend_cpu(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool, allowed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """torch's own flash kernel for CPUs: it reads strided views and shares kv heads among query heads."""
+    mask = None
+    if allowed is not None:
+        mask = torch.zeros(allowed.shape, dtype=q.dtype).masked_fill_(~allowed, float("-inf"))
+    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q[None], k[None], v[None], 0.0, causal, attn_mask=mask, scale=scale
+    )
+    lse = lse[0].float()
+    if allowed is not None:
+        # the kernel gives 0, not -inf, for a row that is masked throughout
+        lse = lse.masked_fill(~allowed.any(-1), float("-inf"))
+    return output[0], lse
+
+
+def _attend_plain(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool, allowed: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The definition, in float32, some queries at a time."""
+    heads, n, _ = q.shape
+    groups = heads // k.shape[0]
+    if causal:
+        allowed = torch.ones(n, n, dtype=torch.bool, device=q.device).tril_()
+    keys = k.float().repeat_interleave(groups, 0).transpose(1, 2)
+    values = v.float().repeat_interleave(groups, 0)
+    outputs, sums = [], []
+    step = max(1, _SCORES_AT_ONCE // (heads * k.shape[1]))
+    for first in range(0, n, step):
+        scores = (q[:, first : first + step].float() * scale) @ keys
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed[first : first + step], float("-inf"))
+        lse = scores.logsumexp(-1)
+        weights = torch.exp(scores - lse.clamp_min(torch.finfo(torch.float32).min)[..., None])
+        outputs.append((weights @ values).to(q.dtype))
+        sums.append(lse)
+    return torch.cat(outputs, 1), torch.cat(sums, 1)
+
+
+def merge(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Attention over the union of disjoint key sets from the parts' outputs and LSEs; every query sees some key.
+
+    With m = max LSEᵢ the result is Σ e^(LSEᵢ−m)·Oᵢ / Σ e^(LSEᵢ−m), summed in float32 (FlashDecoding's merge).
+    """
+    if len(parts) == 1:
+        return parts[0][0]
+    outputs = torch.stack([output for output, _ in parts])
+    weights = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0)
+    return (weights[..., None] * outputs.float()).sum(0).to(outputs.dtype)

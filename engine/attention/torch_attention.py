@@ -1,0 +1,129 @@
+"""The `torch` backend: attention per run of the pool, on views, merged by log-sum-exp.
+
+Nothing is gathered: a segment is read where it lies, by queries rotated back by its Δ. The reference for all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.attention.base import AttentionBackend, AttentionRow
+from engine.attention.dense import attend, merge
+from engine.kv.pool import KVPool
+from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
+from engine.models.decoder_config import LayerSpec
+from engine.models.rotary import RotaryTable
+
+
+@dataclass(frozen=True)
+class _RowPlan:
+    """One row, ready for the layers: its tokens [first, first + count) of the step and the runs before them.
+
+    `turn` says for each run which of the rotated copies of the queries reads it; copy 0 has Δ = 0.
+    """
+
+    first: int
+    count: int
+    position: int
+    runs: tuple[Run, ...]
+    turn: tuple[int, ...]
+    query_positions: Tensor  # int64 [copies · count]
+    copies: int
+
+
+class TorchAttention(AttentionBackend):
+    """Attention by torch's own kernels on any device."""
+
+    def __init__(self, pool: KVPool, rotary: RotaryTable, layers: Sequence[LayerSpec], scale: float) -> None:
+        self._pool = pool
+        self._rotary = rotary
+        self._layers = layers
+        self._scale = scale
+        self._rows: list[_RowPlan] = []
+        self._slots = torch.empty(0, dtype=torch.int64)
+        self._positions = torch.empty(0, dtype=torch.int64)
+
+    def plan(self, rows: Sequence[AttentionRow]) -> None:
+        self._rows = []
+        slots: list[int] = []
+        positions: list[int] = []
+        for row in rows:
+            self._rows.append(self._plan_row(row, first=len(slots)))
+            slots += row.segment.slots(row.segment.filled, row.num_tokens, self._pool.block_size)
+            positions += range(row.position, row.position + row.num_tokens)
+        self._slots = self._indices(slots)
+        self._positions = self._indices(positions)
+
+    def _plan_row(self, row: AttentionRow, first: int) -> _RowPlan:
+        own = VirtualBlockTable.build([Placement(row.segment, 0, row.segment.filled)], self._pool.block_size)
+        own_runs = (Run(run.slot, run.length, run.start + row.table.tokens, 0) for run in own.runs)
+        runs = (*row.table.runs, *own_runs)
+        deltas = sorted({run.delta for run in runs} | {0}, key=lambda delta: (delta != 0, delta))
+        asked = range(row.position, row.position + row.num_tokens)
+        return _RowPlan(
+            first=first,
+            count=row.num_tokens,
+            position=row.position,
+            runs=runs,
+            turn=tuple(deltas.index(run.delta) for run in runs),
+            query_positions=self._indices([position - delta for delta in deltas for position in asked]),
+            copies=len(deltas),
+        )
+
+    def _indices(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self._pool.keys[0].device)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self._layers[layer].rope:
+            k = self._rotary.rotate(k, self._positions)
+        self._pool.write(layer, self._slots, k, v)
+        return torch.cat([self._attend_row(layer, row, q, k, v) for row in self._rows])
+
+    def _attend_row(self, layer: int, row: _RowPlan, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        new = slice(row.first, row.first + row.count)
+        queries = self._rotated_queries(layer, row, q[new])
+        window = self._layers[layer].window
+        parts = [self._attend_new(queries[0], k[new].transpose(0, 1), v[new].transpose(0, 1), window)]
+        for run, turn in zip(row.runs, row.turn, strict=True):
+            part = self._attend_run(layer, row, run, queries[turn], window)
+            if part is not None:
+                parts.append(part)
+        return merge(parts).transpose(0, 1)
+
+    def _rotated_queries(self, layer: int, row: _RowPlan, q: Tensor) -> list[Tensor]:
+        """A copy of q [n, heads, d] per Δ of the row, as [heads, n, d], each rotated once from the original."""
+        if not self._layers[layer].rope:
+            return [q.transpose(0, 1)] * row.copies
+        copies = q.repeat(row.copies, 1, 1) if row.copies > 1 else q
+        rotated = self._rotary.rotate(copies, row.query_positions).transpose(0, 1)
+        return list(rotated.split(row.count, dim=1))
+
+    def _attend_new(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+        """The new tokens among themselves, read from where they were just computed."""
+        count = q.shape[1]
+        if window is None or count <= window:
+            return attend(q, k, v, scale=self._scale, causal=count > 1)
+        index = torch.arange(count, device=q.device)
+        behind = index[:, None] - index
+        return attend(q, k, v, scale=self._scale, allowed=(behind >= 0) & (behind < window))
+
+    def _attend_run(
+        self, layer: int, row: _RowPlan, run: Run, q: Tensor, window: int | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """The new tokens over one earlier run; None if the window leaves nothing of it in sight."""
+        # the first query sees farthest back: keys before this global position are of no use to any
+        lost = 0 if window is None else max(0, row.position - window + 1 - run.start)
+        if lost >= run.length:
+            return None
+        slots = slice(run.slot + lost, run.slot + run.length)
+        k, v = self._pool.keys[layer][:, slots], self._pool.values[layer][:, slots]
+        allowed = None
+        if window is not None and row.position + row.count - 1 - (run.start + lost) >= window:
+            asked = torch.arange(row.position, row.position + row.count, device=q.device)
+            seen = torch.arange(run.start + lost, run.start + run.length, device=q.device)
+            allowed = asked[:, None] - seen < window
+        return attend(q, k, v, scale=self._scale, allowed=allowed)

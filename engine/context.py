@@ -1,0 +1,276 @@
+"""Context: a caller's handle on one workspace's chunks. Thread-safe; every method but reading a stream is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from engine.answers import Answers
+from engine.chat_stream import ChatStream
+from engine.chunk import Chunk
+from engine.composition import Composition
+from engine.config import Fidelity, SamplingParams
+from engine.context_manager import ContextManager
+from engine.errors import InvalidRequestError
+from engine.hashing import content_hash, token_array
+from engine.residency import Residency, assess, tail_reuse
+from engine.runtime.warmup import Warmup
+from engine.state import EngineState
+from engine.types import ChunkInfo, ChunkKind, ChunkPlan, FidelityLabel, Message, Plan
+
+
+class Context:
+    """One workspace's ordered chunks.
+
+    A *ref* names a chunk: its hash, a unique prefix of it of ≥ 4 hex digits, a source, or a composition's name. A bad
+    one raises UnknownChunkError, AmbiguousChunkError or InvalidRequestError, and then nothing has changed.
+    """
+
+    def __init__(self, state: EngineState, answers: Answers, manager: ContextManager) -> None:
+        self._state = state
+        self._answers = answers
+        self._manager = manager
+        self.id = manager.id
+
+    # -- chunks ----------------------------------------------------------------------------------------------------
+
+    def add_chunk(
+        self,
+        text: str,
+        *,
+        source: str | None = None,
+        kind: ChunkKind = ChunkKind.FILE,
+        tags: Iterable[str] = (),
+        active: bool = True,
+    ) -> ChunkInfo:
+        """Add a chunk at the end of the order, or replace in place what `source` named before (an edit).
+
+        A text that is here already gets one more source. Without a source it is named by its hash.
+
+        Raises:
+            EmptyChunkError: there is no text.
+        """
+        if not isinstance(text, str):
+            raise InvalidRequestError("A chunk's text must be a string.")
+        if kind is ChunkKind.COMPOSITION:
+            raise InvalidRequestError("A composition is made by compose().")
+        sources = (source or content_name(text),)
+        tokens = self._manager.encode(text, kind, sources)
+        with self._state.changed:
+            self._state.check_open()
+            chunk = self._manager.add(Chunk(text, kind, tokens, sources, tuple(dict.fromkeys(tags)), active=active))
+            self._state.chunks_changed(self._manager)
+            return self._info(chunk.hash)
+
+    def remove_source(self, source: str) -> None:
+        """Forget where a text came from; its chunk goes with its last source."""
+        with self._state.changed:
+            self._manager.remove_source(source)
+            self._state.chunks_changed(self._manager)
+
+    def chunks(self) -> list[ChunkInfo]:
+        """All chunks in prompt order."""
+        with self._state.changed:
+            return self._infos()
+
+    def chunk(self, ref: str) -> ChunkInfo:
+        with self._state.changed:
+            return self._info(self._manager.find(ref).hash)
+
+    def text(self, ref: str) -> str:
+        """The chunk's text."""
+        with self._state.changed:
+            return self._manager.find(ref).text
+
+    def activate(self, *refs: str) -> list[ChunkInfo]:
+        """Let the chunks be part of the prompt from the next question on."""
+        return self._set_active(refs, True)
+
+    def deactivate(self, *refs: str) -> list[ChunkInfo]:
+        """Leave the chunks out of the prompt from the next question on; their KV stays as long as there is room."""
+        return self._set_active(refs, False)
+
+    def _set_active(self, refs: Sequence[str], active: bool) -> list[ChunkInfo]:
+        with self._state.changed:
+            changed = {chunk.hash for chunk in self._manager.set_active(refs, active)}
+            self._state.chunks_changed(self._manager)
+            return [info for info in self._infos() if info.hash in changed]
+
+    def move(self, ref: str, position: int) -> list[ChunkInfo]:
+        """Put a chunk at index `position` of the order; returns the new order."""
+        with self._state.changed:
+            self._manager.move(ref, position)
+            self._state.chunks_changed(self._manager)
+            return self._infos()
+
+    def compose(self, refs: Sequence[str], name: str) -> ChunkInfo:
+        """Name these chunks, in this order, as one. It is active; its parts stay chunks of their own.
+
+        Where it stands in the order the prompt shows its parts, each where it first occurs.
+        """
+        with self._state.changed:
+            chunk = self._manager.compose(refs, name)
+            self._state.chunks_changed(self._manager)
+            return self._info(chunk.hash)
+
+    def tag(self, ref: str, *tags: str) -> ChunkInfo:
+        """Add tags to a chunk."""
+        return self._change_tags(ref, add=tags)
+
+    def untag(self, ref: str, *tags: str) -> ChunkInfo:
+        """Take tags from a chunk; those it has not are passed over."""
+        return self._change_tags(ref, remove=tags)
+
+    def _change_tags(self, ref: str, add: Sequence[str] = (), remove: Sequence[str] = ()) -> ChunkInfo:
+        if not all(isinstance(tag, str) and tag for tag in (*add, *remove)):
+            raise InvalidRequestError("Tags must be non-empty strings.")
+        with self._state.changed:
+            kept = [tag for tag in self._manager.find(ref).tags if tag not in remove]
+            chunk = self._manager.set_tags(ref, (*kept, *add))
+            self._state.chunks_changed(self._manager)
+            return self._info(chunk.hash)
+
+    def delete(self, *refs: str) -> list[str]:
+        """Delete chunks; returns their hashes."""
+        with self._state.changed:
+            hashes = self._manager.delete(*refs)
+            self._state.chunks_changed(self._manager)
+            return hashes
+
+    def clear(self, scope: Literal["all", "outputs"] = "all") -> None:
+        """Delete all chunks, or those that answers left behind."""
+        if scope not in ("all", "outputs"):
+            raise InvalidRequestError(f"scope must be 'all' or 'outputs', not {scope!r}.")
+        with self._state.changed:
+            self._manager.clear(ChunkKind.OUTPUT if scope == "outputs" else None)
+            self._state.chunks_changed(self._manager)
+
+    # -- warmth ----------------------------------------------------------------------------------------------------
+
+    def populate(self, refs: Sequence[str] | None = None) -> Plan:
+        """Start computing KV in the background, and return what there is to do.
+
+        Without `refs`: whatever the active composition lacks, following its changes until all of it is exact. With
+        `refs`: these chunks as if they alone were active.
+        """
+        with self._state.changed:
+            self._state.check_open()
+            manager, scheduler = self._manager, self._state.scheduler
+            chosen = None
+            if refs is not None:
+                leaves = manager.leaves(manager.find(ref) for ref in refs)
+                chosen = manager.compose_pieces(leaves, manager.instructions)
+            if chosen is not None or not any(warmup.follows(manager) for warmup in scheduler.warmups):
+                scheduler.warmups.append(Warmup(manager, self._state.store, chosen))
+            self._state.changed.notify_all()
+            return self._plan(chosen or manager.composition())
+
+    def wait_populated(self, timeout: float | None = None) -> bool:
+        """Wait until no background prefill of this context is left; False after `timeout` seconds."""
+        with self._state.changed:
+            return self._state.changed.wait_for(
+                lambda: all(warmup.context is not self._manager for warmup in self._state.scheduler.warmups), timeout
+            )
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def plan(self, messages: str | Sequence[Message], *, fidelity: Fidelity = "exact") -> Plan:
+        """What this question would cost now: tokens, how many are reused, how many to prefill, fidelity per chunk."""
+        with self._state.changed:
+            composition, tail = self._compose(messages)
+            return self._plan(composition.then(token_array(tail)), tail=True, instant=fidelity == "instant")
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        fidelity: Fidelity = "exact",
+        tags: Sequence[str] = (),
+    ) -> ChatStream:
+        """Answer the conversation over the chunks active now; later changes don't touch this answer.
+
+        Args:
+            messages: a question, or turns of which the last is the user's; a leading system message stands in for the
+                context's instructions.
+            params: sampling; None is greedy up to the window's end.
+            fidelity: ``exact`` first computes whatever KV is not exact; ``instant`` takes the KV there is.
+            tags: for the output chunk that keeps the answer.
+
+        Raises:
+            ContextFullError: the prompt leaves no room for an answer.
+            InvalidRequestError: messages or fidelity are not what they must be.
+        """
+        with self._state.changed:
+            composition, tail = self._compose(messages)
+            return self._answers.ask(self._manager, composition, token_array(tail), params, fidelity, tags)
+
+    def prompt(self, messages: str | Sequence[Message]) -> str:
+        """The exact text the model would see."""
+        with self._state.changed:
+            composition, tail = self._compose(messages)
+            pieces = [*(piece.tokens.tolist() for piece in composition.pieces), list(tail)]
+            return "".join(self._state.model.tokenizer.decode(piece, skip_special=False) for piece in pieces)
+
+    def _compose(self, messages: str | Sequence[Message]) -> tuple[Composition, Sequence[int]]:
+        """The pieces before the tail, and the tail's tokens."""
+        manager = self._manager
+        turns = [Message(role="user", content=messages)] if isinstance(messages, str) else list(messages)
+        tail = self._state.builder.tail(turns, manager.answers())
+        if turns[0]["role"] == "system":
+            return manager.compose_pieces(manager.active_leaves(), turns[0]["content"]), tail
+        return manager.composition(), tail
+
+    # -- figures ---------------------------------------------------------------------------------------------------
+
+    def _plan(self, composition: Composition, *, tail: bool = False, instant: bool = False) -> Plan:
+        names = {chunk.hash: chunk.name for chunk in self._manager}
+        residencies = assess(self._state.store, composition, self._manager.segment_keys)
+        reused = [residency.instant if instant else residency.exact for residency in residencies]
+        if tail:
+            # an instant tail stands on KV that isn't exact, where none of it can have been computed
+            cold = instant and any(residency.exact < residency.instant for residency in residencies)
+            reused[-1] = 0 if cold else tail_reuse(self._state.store, composition.pieces)
+        chunks = tuple(
+            ChunkPlan(piece.chunk, names[piece.chunk], n := len(piece.tokens), count, n - count, residency.fidelity)
+            for residency, count in zip(residencies, reused, strict=True)
+            if (piece := residency.piece).chunk is not None
+        )
+        total = composition.tokens
+        return Plan(total, sum(reused), total - sum(reused), self._state.max_context, chunks)
+
+    def _info(self, hash: str) -> ChunkInfo:
+        return next(info for info in self._infos() if info.hash == hash)
+
+    def _infos(self) -> list[ChunkInfo]:
+        manager = self._manager
+        found = assess(self._state.store, manager.composition(), manager.segment_keys)
+        active = {residency.piece.chunk: residency for residency in found}
+        return [self._chunk_info(chunk, active) for chunk in manager]
+
+    def _chunk_info(self, chunk: Chunk, active: dict[str | None, Residency]) -> ChunkInfo:
+        leaves = self._manager.leaves([chunk])
+        states = [active.get(leaf.hash) or self._appended(leaf) for leaf in leaves]
+        labels = [state.fidelity for state in states]
+        return ChunkInfo(
+            hash=chunk.hash,
+            kind=chunk.kind,
+            name=chunk.name,
+            sources=chunk.sources,
+            tags=chunk.tags,
+            parts=chunk.parts,
+            active=chunk.active,
+            tokens=sum(len(leaf.tokens) for leaf in leaves),
+            warm_tokens=sum(state.instant for state in states),
+            fidelity=max(labels, key=list(FidelityLabel).index),
+        )
+
+    def _appended(self, leaf: Chunk) -> Residency:
+        """The residency an inactive chunk would have behind all active ones."""
+        composition = self._manager.composition().then(leaf.tokens, leaf.hash)
+        return assess(self._state.store, composition, self._manager.segment_keys)[-1]
+
+
+def content_name(text: str) -> str:
+    """What a chunk without a source is called."""
+    return content_hash(text)[:12]

@@ -1,0 +1,59 @@
+"""Which device and dtype to compute on, and how much KV it has room for."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import InvalidRequestError
+
+_CPU_SHARE = 0.25
+_CPU_MOST = 2 << 30
+_CUDA_SHARE = 0.85
+
+
+def choose_device(config: EngineConfig) -> torch.device:
+    """The device `config.device` names, or for ``auto`` CUDA where there is one, else the CPU.
+
+    Raises:
+        InvalidRequestError: no such device here.
+    """
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidRequestError(f"The device {name!r} can't be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively; float32 elsewhere, which is quicker there and exact."""
+    if config.dtype == "auto":
+        return torch.bfloat16 if _native_bfloat16(device) else torch.float32
+    return torch.float32 if config.dtype == "float32" else torch.bfloat16
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def choose_num_blocks(config: EngineConfig, device: torch.device, bytes_per_token: int, max_context: int) -> int:
+    """Blocks of the KV pool: `kv_cache_tokens` rounded up, or a share of the memory that is free now."""
+    tokens = config.kv_cache_tokens
+    if tokens is None:
+        # eight full windows hold several compositions and their past; more would only take memory
+        tokens = min(_free_bytes(device) // bytes_per_token, 8 * max_context)
+        tokens = max(tokens, config.block_size)
+    return -(-tokens // config.block_size)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * _CUDA_SHARE)
+    return min(_CPU_MOST, int(psutil.virtual_memory().available * _CPU_SHARE))

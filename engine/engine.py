@@ -1,0 +1,200 @@
+"""Engine: the facade. Loads a model, keeps contexts, answers questions. Knows nothing of HTTP or LSP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine.answers import Answers
+from engine.chat_stream import ChatStream
+from engine.composition import Composition
+from engine.config import EngineConfig, Fidelity, SamplingParams
+from engine.context import Context
+from engine.context_manager import ContextManager
+from engine.errors import EngineBusyError, EngineError, InvalidRequestError, UnknownContextError
+from engine.hashing import token_array
+from engine.kv.block_manager import BlockManager
+from engine.kv.segment_store import SegmentStore
+from engine.model import Progress, load_model
+from engine.prompt import PromptBuilder
+from engine.runtime.runner import Runner
+from engine.runtime.sampler import Sampler
+from engine.runtime.scheduler import Scheduler
+from engine.runtime.warmup import Warmup
+from engine.runtime.worker import Worker
+from engine.state import EngineState
+from engine.types import EngineEvent, Message, PopulateFailed
+
+__all__ = ["Context", "Engine", "EngineStats"]
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counters since the start, and what is under way now; a block holds `block_size` tokens."""
+
+    tokens_prefilled: int
+    tokens_decoded: int
+    kv_tokens_written: int
+    steps: int
+    running: int
+    queued: int
+    warmups: int
+    contexts: int
+    segments: int
+    blocks_used: int
+    blocks_total: int
+    block_size: int
+
+
+class Engine:
+    """A model, its KV and its contexts. Thread-safe.
+
+    Attributes:
+        config: as given.
+        model_name: `config.model`.
+        max_context: longest prompt plus answer, tokens.
+        device, dtype: what it computes on and in, e.g. ``cpu`` and ``float32``.
+    """
+
+    def __init__(self, config: EngineConfig | None = None, *, progress: Progress | None = None) -> None:
+        """Load the model, which may mean fetching and converting it first, and start the worker.
+
+        `progress` is called with a sentence and a fraction (None while unknown) as loading goes on.
+
+        Raises:
+            EngineError: the model can't be had or is not supported, or the device can't be used.
+        """
+        self.config = config or EngineConfig()
+        self.model_name = self.config.model
+        model = load_model(self.config, progress)
+        self.max_context = model.max_context
+        self.device = str(model.device)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        state = EngineState(model, PromptBuilder(model.tokenizer), threading.Condition(threading.RLock()))
+        answers = Answers(state)
+        blocks = BlockManager(model.pool.num_blocks)
+        state.store = SegmentStore(blocks, self.config.block_size, state.active_keys)
+        state.scheduler = Scheduler(
+            self.config.slice_tokens,
+            self.config.max_batch,
+            finish=answers.finish,
+            fail=answers.fail,
+            progressed=lambda warmup: state.publish(warmup.progress()),
+            warmup_failed=self._warmup_failed,
+        )
+        self._state, self._answers = state, answers
+        runner = Runner(model.decoder, model.attention, model.device)
+        self._worker = Worker(state.scheduler, runner, Sampler(), state.changed)
+        self._worker.start()
+
+    # -- contexts --------------------------------------------------------------------------------------------------
+
+    def context(self, id: str = "default", *, instructions: str | None = None) -> Context:
+        """The context called `id`, made if need be. `instructions`, if given, become its system message's text."""
+        if not isinstance(id, str) or not id:
+            raise InvalidRequestError("A context's id must be a non-empty string.")
+        state = self._state
+        with state.changed:
+            state.check_open()
+            manager = state.contexts.get(id)
+            if manager is None:
+                manager = ContextManager(id, state.builder, state.model.fingerprint, instructions)
+                state.contexts[id] = manager
+            elif instructions is not None:
+                manager.set_instructions(instructions)
+        return Context(state, self._answers, manager)
+
+    def get_context(self, id: str) -> Context:
+        """The context called `id`; UnknownContextError if there is none."""
+        return Context(self._state, self._answers, self._manager(id))
+
+    def _manager(self, id: str) -> ContextManager:
+        with self._state.changed:
+            if id not in self._state.contexts:
+                raise UnknownContextError(f"There is no context {id!r}: create it first.", context=id)
+            return self._state.contexts[id]
+
+    def contexts(self) -> list[str]:
+        """The ids of all contexts."""
+        with self._state.changed:
+            return list(self._state.contexts)
+
+    def drop_context(self, id: str) -> None:
+        """Forget a context and its chunks; answers under way in it go on. Its KV stays as long as there is room."""
+        with self._state.changed:
+            self._state.scheduler.drop_warmups(self._manager(id))
+            del self._state.contexts[id]
+            self._state.changed.notify_all()
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def chat(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *, fidelity: Fidelity = "exact"
+    ) -> ChatStream:
+        """Answer a conversation that has no context; otherwise as `Context.chat`."""
+        state = self._state
+        with state.changed:
+            tail = token_array(state.builder.plain(messages))
+            return self._answers.ask(None, Composition(state.model.fingerprint), tail, params, fidelity)
+
+    # -- watching --------------------------------------------------------------------------------------------------
+
+    def subscribe(self, callback: Callable[[EngineEvent], None]) -> Callable[[], None]:
+        """Call `callback` with every event until the returned function is called.
+
+        It runs on the engine's threads with the engine's lock held: it must be quick and never block.
+        """
+        subscribers = self._state.subscribers
+        with self._state.changed:
+            subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            with self._state.changed:
+                if callback in subscribers:
+                    subscribers.remove(callback)
+
+        return unsubscribe
+
+    def _warmup_failed(self, warmup: Warmup, error: EngineError) -> None:
+        self._state.publish(PopulateFailed(warmup.context.id, error.code, error.message))
+
+    def stats(self) -> EngineStats:
+        """Counters, all read at one moment."""
+        state, worker = self._state, self._worker
+        with state.changed:
+            return EngineStats(
+                tokens_prefilled=worker.tokens_prefilled,
+                tokens_decoded=worker.tokens_decoded,
+                kv_tokens_written=state.model.pool.tokens_written,
+                steps=worker.steps,
+                running=len(state.scheduler.running),
+                queued=len(state.scheduler.questions),
+                warmups=len(state.scheduler.warmups),
+                contexts=len(state.contexts),
+                segments=len(state.store),
+                blocks_used=state.store.blocks.total - state.store.blocks.free,
+                blocks_total=state.store.blocks.total,
+                block_size=state.store.block_size,
+            )
+
+    def check_integrity(self) -> None:
+        """Assert every invariant of the engine's bookkeeping; for tests, at any moment."""
+        with self._state.changed:
+            self._state.store.check_integrity(pins=self._state.scheduler.pins())
+            for manager in self._state.contexts.values():
+                manager.check_integrity()
+
+    def close(self) -> None:
+        """Stop: what is under way fails with EngineBusyError. Idempotent."""
+        with self._state.changed:
+            self._state.closed = True
+            self._state.scheduler.drop_all(EngineBusyError("The engine has stopped."))
+            self._state.changed.notify_all()
+        self._worker.stop()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,42 @@
+"""Segment: a run of tokens, the blocks its KV lies in, and the prefix under which it was computed."""
+
+from __future__ import annotations
+
+from engine.hashing import TokenArray, extend_hash
+
+
+class Segment:
+    """KV of consecutive tokens.
+
+    Attributes:
+        prefix_hash: hash of everything its KV was computed under.
+        tokens: all its token ids, computed or not, int32 [n].
+        start: global position of its first token when it was computed; its keys are rotated for it.
+        blocks: block i holds tokens i·block_size …; all but the last are full once computed.
+        filled: tokens whose KV is there; only ever grows.
+        pins: users that need it to stay: prefills under way and running answers.
+        last_used: the store's clock when it was last pinned.
+        key: hash of the prefix and of its tokens.
+
+    Invariants: filled ≤ len(tokens); blocks hold at least `filled` tokens; KV once filled is never written again.
+    """
+
+    __slots__ = ("blocks", "filled", "key", "last_used", "pins", "prefix_hash", "start", "tokens")
+
+    def __init__(self, prefix_hash: bytes, tokens: TokenArray, start: int, blocks: list[int], filled: int) -> None:
+        self.prefix_hash = prefix_hash
+        self.tokens = tokens
+        self.start = start
+        self.blocks = blocks
+        self.filled = filled
+        self.pins = 0
+        self.last_used = 0
+        self.key = extend_hash(prefix_hash, tokens)
+
+    @property
+    def complete(self) -> bool:
+        return self.filled == len(self.tokens)
+
+    def slots(self, first: int, count: int, block_size: int) -> list[int]:
+        """Pool slots of tokens `first` to `first + count`."""
+        return [self.blocks[i // block_size] * block_size + i % block_size for i in range(first, first + count)]

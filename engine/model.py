@@ -1,0 +1,65 @@
+"""A loaded model with everything that belongs to it: weights, tokenizer, KV pool, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from engine.attention.base import AttentionBackend
+from engine.attention.torch_attention import TorchAttention
+from engine.config import EngineConfig
+from engine.device import choose_device, choose_dtype, choose_num_blocks
+from engine.kv.pool import KVPool
+from engine.models.decoder import Decoder
+from engine.models.loading import load_decoder, model_fingerprint
+from engine.models.resolve import resolve_model
+from engine.tokenizer import Tokenizer
+
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What an engine computes with; `fingerprint` (32 bytes) begins every prefix hash, `max_context` is in tokens."""
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    pool: KVPool
+    attention: AttentionBackend
+    fingerprint: bytes
+    device: torch.device
+    dtype: torch.dtype
+    max_context: int
+
+
+def load_model(config: EngineConfig, progress: Progress | None = None) -> LoadedModel:
+    """Find, fetch or convert the model as need be, and load it.
+
+    Raises:
+        EngineError: it can't be had, is not supported, or the device can't be used.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config)
+    dtype = choose_dtype(config, device)
+    folder = resolve_model(config.model, progress=progress)
+    decoder = load_decoder(folder, device=device, dtype=dtype, progress=progress)
+    spec = decoder.config
+    bytes_per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
+    longest = min(config.max_context or spec.max_position, spec.max_position)
+    num_blocks = choose_num_blocks(config, device, bytes_per_token, longest)
+    pool = KVPool(
+        spec.num_layers, spec.num_kv_heads, spec.head_dim, num_blocks, config.block_size, dtype=dtype, device=device
+    )
+    return LoadedModel(
+        decoder=decoder,
+        tokenizer=Tokenizer.from_folder(folder),
+        pool=pool,
+        attention=TorchAttention(pool, decoder.rotary, spec.layers, spec.softmax_scale),
+        fingerprint=model_fingerprint(folder, spec, dtype),
+        device=device,
+        dtype=dtype,
+        max_context=min(longest, num_blocks * config.block_size),
+    )

@@ -1,0 +1,197 @@
+"""Generation: one question from its arrival to the last event of its answer. Owned by the scheduler.
+
+Knows its prompt, its KV and its text; not the device, nor other generations.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from engine.runtime.detokenizer import IncrementalDetokenizer
+from engine.runtime.sampler import SamplingState
+from engine.runtime.stop_strings import StopChecker
+
+from engine.attention.base import AttentionRow
+from engine.chat_stream import ChatStream
+from engine.composition import Composition
+from engine.config import SamplingParams
+from engine.context_manager import ContextManager
+from engine.hashing import TokenArray
+from engine.kv.segment import Segment
+from engine.kv.segment_store import SegmentStore
+from engine.runtime.prefill import Prefill, Tail
+from engine.types import ChatDelta, ChunkPlan, StopReason, Timing, Usage
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, as data: fixed when it is asked, whatever its context becomes afterwards.
+
+    Attributes:
+        composition: the pieces before the tail.
+        tail: the last piece, int32 [n].
+        chunk_names: names of the composition's chunks by hash.
+        near: whether KV that isn't exact may be used.
+        max_new_tokens: most tokens to generate, by `params` and by the context window.
+    """
+
+    context: ContextManager | None
+    composition: Composition
+    tail: TokenArray
+    chunk_names: dict[str, str]
+    params: SamplingParams
+    near: bool
+    tags: tuple[str, ...]
+    max_new_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.composition.tokens + len(self.tail)
+
+
+class Generation:
+    """One question under way.
+
+    Invariants: from `restart` to `release` it holds the pins of its prefill, and from the tail on a private segment;
+    after `release` it holds nothing.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        stream: ChatStream,
+        store: SegmentStore,
+        sampling: SamplingState,
+        detokenizer: IncrementalDetokenizer,
+        eos_token_ids: frozenset[int],
+    ) -> None:
+        self.question = question
+        self.stream = stream
+        self.sampling = sampling
+        self.generated: list[int] = []
+        self.text = ""
+        self._cut = False
+        self._store = store
+        self._detokenizer = detokenizer
+        self._stops = StopChecker(question.params.stop)
+        self._eos_token_ids = eos_token_ids
+        self._tail: Tail | None = None
+        self._prefilled_of_tail = 0
+        self._asked = time.monotonic()
+        self._started: float | None = None
+        self._first_token: float | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the prompt anew, holding nothing; KV computed so far stays in the store as long as there is room."""
+        question = self.question
+        near_keys = question.context.segment_keys if question.near and question.context else None
+        self._prefill = Prefill(self._store, question.composition, near_keys)
+
+    def next_slice(self, max_tokens: int) -> tuple[AttentionRow, TokenArray]:
+        """What to compute next. May raise OutOfMemoryError; it then holds what it held before."""
+        self._started = self._started or time.monotonic()
+        if self._tail is None:
+            piece = self._prefill.next_slice(max_tokens)
+            if piece is not None:
+                return piece
+            self._tail = Tail(self._store, self._prefill, self.question.tail)
+        return self._tail.next_slice(max_tokens)
+
+    def advanced(self, count: int) -> None:
+        """The `count` tokens of the last slice are computed."""
+        if self._tail is None:
+            self._prefill.advanced(count)
+        else:
+            self._tail.advanced(count)
+            self._prefilled_of_tail += count if not self.generated else 0
+
+    @property
+    def in_tail(self) -> bool:
+        """What it computes next ends in logits: the tail, or the answer."""
+        return self._tail is not None
+
+    @property
+    def segment_keys(self) -> dict[str, bytes]:
+        """For each chunk placed so far the key of the segment that holds its KV."""
+        return self._prefill.segment_keys
+
+    def push(self, token: int) -> StopReason | None:
+        """Take a sampled token: emit the text that is certain, and say whether and why the answer ends here.
+
+        May raise OutOfMemoryError when the next token's KV has no room.
+        """
+        assert self._tail is not None
+        self._first_token = self._first_token or time.monotonic()
+        self.generated.append(token)
+        if token in self._eos_token_ids:
+            return "stop"
+        if self._emit(self._detokenizer.push(token)):
+            return "stop"
+        if len(self.generated) >= self.question.max_new_tokens:
+            return "length"
+        self._tail.append(token)
+        self.sampling.push(token)
+        return None
+
+    def _emit(self, text: str) -> bool:
+        """Pass on what can't become part of a stop string; True when one has appeared."""
+        certain, self._cut = self._stops.push(text)
+        self._send(certain)
+        return self._cut
+
+    def _send(self, text: str) -> None:
+        if text:
+            self.text += text
+            self.stream.put(ChatDelta(text))
+
+    def flush(self) -> None:
+        """Emit what was held back, unless a stop string has ended the answer."""
+        if not self._cut and not self._emit(self._detokenizer.flush()):
+            self._send(self._stops.flush())
+
+    def pins(self) -> list[Segment]:
+        return self._prefill.pins()
+
+    def release(self) -> None:
+        """Let go of all KV. What was computed stays in the store for later questions, as long as there is room."""
+        if self._tail is not None:
+            self._tail.close()
+            self._tail = None
+        self._prefill.close()
+
+    # -- figures ---------------------------------------------------------------------------------------------------
+
+    @property
+    def answer_tokens(self) -> tuple[int, ...]:
+        """The answer's token ids, without the end of turn; none if a stop string has cut the text short of them."""
+        if self._cut:
+            return ()
+        ended = bool(self.generated) and self.generated[-1] in self._eos_token_ids
+        return tuple(self.generated[:-1] if ended else self.generated)
+
+    def usage(self) -> Usage:
+        """Tokens so far; a question that never ran has prefilled nothing."""
+        prompt = self.question.prompt_tokens
+        prefilled = min(prompt, self._prefill.prefilled + self._prefilled_of_tail)
+        return Usage(prompt, prompt - prefilled, prefilled, len(self.generated))
+
+    def timing(self) -> Timing:
+        now = time.monotonic()
+        first = self._first_token or now
+        decoding = now - first
+        return Timing(
+            queued=(self._started or now) - self._asked,
+            time_to_first_token=first - self._asked,
+            total=now - self._asked,
+            tokens_per_second=(len(self.generated) - 1) / decoding if len(self.generated) > 1 and decoding > 0 else 0.0,
+        )
+
+    def chunk_plans(self) -> tuple[ChunkPlan, ...]:
+        """How each chunk was used, in prompt order."""
+        names = self.question.chunk_names
+        return tuple(
+            ChunkPlan(hash, names[hash], reused + prefilled, reused, prefilled, label)
+            for hash, (reused, prefilled, label) in self._prefill.used.items()
+        )

@@ -1,0 +1,91 @@
+"""Worker: the one thread that owns the device. Takes steps from the scheduler, runs them, hands the results back.
+
+The lock is held while the host plans and books, and never while the device computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from engine.runtime.sampler import Sampler
+
+from engine.errors import EngineError
+from engine.runtime.runner import Runner
+from engine.runtime.scheduler import Scheduler, StepRow
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs until `stop`. `changed` (whose lock guards all of the engine's state) wakes it when work has come in.
+
+    Attributes:
+        tokens_prefilled, tokens_decoded, steps: what was computed so far.
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, sampler: Sampler, changed: threading.Condition) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._sampler = sampler
+        self._changed = changed
+        self._stopping = False
+        self.tokens_prefilled = 0
+        self.tokens_decoded = 0
+        self.steps = 0
+        self._thread = threading.Thread(target=self._loop, name="ctx-engine-worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Return when the step under way has ended. Idempotent."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                while not (rows := self._plan()) and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+            self._step(rows)
+
+    def _plan(self) -> list[StepRow]:
+        rows = self._scheduler.next_step()
+        # waiters for background prefill look at the scheduler's lists, which planning may have emptied
+        self._changed.notify_all()
+        return rows
+
+    def _step(self, rows: list[StepRow]) -> None:
+        try:
+            self._compute(rows)
+        except Exception as error:
+            logger.exception("a step failed")
+            with self._changed:
+                self._scheduler.step_failed(rows, EngineError(f"The engine failed while computing: {error}"))
+                self._changed.notify_all()
+
+    def _compute(self, rows: list[StepRow]) -> None:
+        logits = self._runner.run(rows)
+        with self._changed:
+            self._count(rows)
+            generations = self._scheduler.computed(rows)
+        if logits is None:
+            return
+        tokens = self._sampler.sample(logits, [generation.sampling for generation in generations])
+        with self._changed:
+            self._scheduler.sampled(generations, tokens)
+            self._changed.notify_all()
+
+    def _count(self, rows: list[StepRow]) -> None:
+        self.steps += 1
+        for row in rows:
+            if row.decodes:
+                self.tokens_decoded += 1
+            else:
+                self.tokens_prefilled += len(row.tokens)
