@@ -1,0 +1,97 @@
+"""The safetensors files of a model's folder, as one set of named tensors that are read one at a time.
+
+Never unpickles anything. Knows nothing of architectures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.errors import BrokenModelError, ModelNotFoundError, UnsupportedModelError
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+class Checkpoint:
+    """Tensors by name, wherever their file is. Files are mapped, so a tensor costs memory only while it is copied."""
+
+    def __init__(self, files: dict[str, Any]) -> None:
+        self._files = files
+
+    @property
+    def names(self) -> list[str]:
+        """Sorted, so independent of how the tensors are spread over files."""
+        return sorted(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Copy tensor `name` into `target`, converting dtype and device; BrokenModelError if missing or another shape."""
+        if name not in self._files:
+            raise BrokenModelError(f"the weights have no {name}, which the model's config asks for", tensor=name)
+        entry = self._files[name].get_slice(name)
+        shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
+        if shape != tuple(target.shape):
+            raise BrokenModelError(f"{name} has shape {shape}; the config asks for {tuple(target.shape)}", tensor=name)
+        if dtype not in _FLOATS:
+            raise UnsupportedModelError(f"{name} holds {dtype}; supported are {', '.join(sorted(_FLOATS))}")
+        target.copy_(self._files[name].get_tensor(name))
+
+    def sample(self, name: str) -> tuple[str, bytes]:
+        """Dtype and shape in words, and the bytes of a few rows (first, middle, last): cheap, whatever the size."""
+        entry = self._files[name].get_slice(name)
+        shape = entry.get_shape()
+        rows = sorted({0, shape[0] // 2, shape[0] - 1}) if shape and shape[0] else []
+        content = b"".join(entry[row : row + 1].contiguous().view(torch.uint8).numpy().tobytes() for row in rows)
+        return f"{entry.get_dtype()}{shape}", content
+
+
+@contextmanager
+def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
+    """Open the weights in `folder`, sharded or not, until the end of the block.
+
+    Raises:
+        ModelNotFoundError: no such folder, or no safetensors in it.
+        BrokenModelError: a file is missing or damaged.
+    """
+    with ExitStack() as stack:
+        files: dict[str, Any] = {}
+        for path in _paths(folder):
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
+            except (OSError, SafetensorError) as error:
+                raise BrokenModelError(f"{path} can't be read: {error}; fetch it again", file=path.name) from error
+            files.update(dict.fromkeys(file.keys(), file))
+        yield Checkpoint(files)
+
+
+def _paths(folder: Path) -> list[Path]:
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    if (folder / _INDEX).is_file():
+        return _shards(folder)
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"there is no folder {folder}")
+    raise ModelNotFoundError(f"{folder} has neither {_SINGLE} nor {_INDEX}; weights are read from safetensors only")
+
+
+def _shards(folder: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise BrokenModelError(f"{folder / _INDEX} can't be read: {error!r}", file=_INDEX) from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise BrokenModelError(f"{folder} lacks {', '.join(missing)}, which {_INDEX} names", file=missing[0])
+    return [folder / name for name in names]

@@ -1,0 +1,36 @@
+"""Matrix products of the decoder, in the shape that the device multiplies fastest.
+
+On a CPU in float32, torch hands a few rows to a routine that uses one thread and reads the weights once per row. The
+same product asked for differently is two to three times faster for 1 to 32 rows, which is all of decoding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NARROW_ROWS = 32
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [T, in] · weight [out, in]ᵀ + bias [out]: [T, out], like `F.linear`, but not always contiguous."""
+    if x.shape[0] > NARROW_ROWS or not x.is_cpu or x.dtype != torch.float32:
+        return F.linear(x, weight, bias)
+    product = _one_row(x, weight) if x.shape[0] == 1 else torch.mm(weight, x.t()).t()
+    return product if bias is None else product.add_(bias)
+
+
+def add_linear_(total: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Add `linear(x, weight, bias)` to total [T, out] in place; returns total."""
+    if total.is_cuda and bias is None:
+        return total.addmm_(x, weight.t())  # one kernel, and one rounding, less
+    return total.add_(linear(x, weight, bias))
+
+
+def _one_row(x: Tensor, weight: Tensor) -> Tensor:
+    """x [1, in] · weightᵀ as a batch of matrix-vector products over slices of the rows, so that every thread has some."""
+    rows, columns = weight.shape
+    parts = min(rows & -rows, 1 << (2 * torch.get_num_threads()).bit_length())  # a power of two that divides rows
+    slices = weight.view(parts, rows // parts, columns)
+    return torch.bmm(slices, x.view(1, columns, 1).expand(parts, columns, 1)).view(1, rows)
