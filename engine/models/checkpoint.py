@@ -37,7 +37,7 @@ class Checkpoint:
         return name in self._files
 
     def read_into(self, name: str, target: Tensor) -> None:
-        """Copy tensor `name` into `target`, converting dtype and device; BrokenModelError if missing or another shape."""
+        """Copy tensor `name` into `target`, converting dtype and device; BrokenModelError if missing or mis-shaped."""
         if name not in self._files:
             raise BrokenModelError(f"the weights have no {name}, which the model's config asks for", tensor=name)
         entry = self._files[name].get_slice(name)

@@ -1,7 +1,7 @@
 """The decoder of the Llama family: Llama, Mistral, Qwen2, Qwen3, SmolLM2 and SmolLM3 in one module.
 
-Plain tensors and function calls, cheap enough in Python to run layer by layer for every decoded token. Knows nothing of
-positions, KV or blocks: whoever calls it brings the attention, which also rotates. Call it under `torch.inference_mode`.
+Plain tensors and function calls, cheap enough in Python to run layer by layer for every decoded token. Knows nothing
+of positions, KV or blocks: whoever calls it brings the attention, which also rotates, and `torch.inference_mode`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """All weights, on one device in one dtype; `head` is `embedding` itself where they are tied, both [vocab, hidden]."""
+    """All weights, on one device in one dtype. `embedding` and `head` are [vocab, hidden]; tied ones are the same."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]

@@ -126,7 +126,7 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
 
 
 def _supported_family(folder: Path) -> _Family:
-    """Look before AutoConfig does: it refuses unknown model types with a page of advice, and knows many that we don't."""
+    """Look before AutoConfig does: it meets unknown model types with a page of advice, and knows many that we don't."""
     try:
         fields, _ = PreTrainedConfig.get_config_dict(folder, local_files_only=True)
     except Exception as error:  # whatever a damaged file makes of a parser

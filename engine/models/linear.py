@@ -29,7 +29,7 @@ def add_linear_(total: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
-    """x [1, in] · weightᵀ as a batch of matrix-vector products over slices of the rows, so that every thread has some."""
+    """x [1, in] · weightᵀ as a batch of matrix-vector products over slices of rows, so that every thread has some."""
     rows, columns = weight.shape
     parts = min(rows & -rows, 1 << (2 * torch.get_num_threads()).bit_length())  # a power of two that divides rows
     slices = weight.view(parts, rows // parts, columns)
