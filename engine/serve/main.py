@@ -1,0 +1,160 @@
+"""The console script `ctx-engine`: one engine, served on loopback until nobody needs it.
+
+Reads arguments, claims the runtime file, serves, cleans up. Knows the order of these, not their insides. Exit codes:
+0 ended as asked or another engine already serves this, 1 the model failed to load or the process could not start,
+2 wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine import __version__
+from engine.config import DEFAULT_MODEL, EngineConfig
+from engine.errors import InvalidRequestError
+from engine.serve import runtime_file
+from engine.serve.claim import Claim, ClaimError, claim
+from engine.serve.loading import EngineHost, Progress
+from engine.serve.runtime_file import RuntimeInfo
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+logger = logging.getLogger(__name__)
+_CLOSE_SECONDS = 30.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the process; returns its exit code."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        config = _config(options)
+    except InvalidRequestError as error:
+        parser.error(error.message)
+    _start_logging(options.log_file, options.log_level)
+    try:
+        claimed = claim(options.runtime_file or runtime_file.runtime_path(config))
+    except (ClaimError, OSError) as error:
+        print(f"ctx-engine: {error}", file=sys.stderr)
+        return 1
+    if isinstance(claimed, RuntimeInfo):
+        print(f"ctx-engine already serves {claimed.model} at {claimed.url} (process id {claimed.pid})")
+        return 0
+    with claimed:
+        return _serve(config, claimed, options)
+
+
+def _serve(config: EngineConfig, claimed: Claim, options: argparse.Namespace) -> int:
+    from engine.serve import server as http  # imports the web framework, which a second start doesn't need
+    from engine.serve.services import Settings
+
+    token = secrets.token_urlsafe(32)
+    host = EngineHost(partial(_load, config), config.model)
+    settings = Settings(token, idle_timeout=options.idle_timeout)
+    server = http.Server(host, settings, on_end=lambda: runtime_file.remove(claimed.path, token))
+    try:
+        listener = http.bind(options.port)
+    except OSError as error:
+        print(f"ctx-engine: can't listen on port {options.port}: {error}", file=sys.stderr)
+        return 1
+    with server.until_signal():
+        url = http.address(listener)
+        info = RuntimeInfo(url, token, os.getpid(), config.model, __version__, time.time())
+        try:
+            runtime_file.write(claimed.path, info)
+            logger.info("serving %s at %s, runtime file %s", config.model, url, claimed.path)
+            server.run(sockets=[listener])
+        finally:
+            runtime_file.remove(claimed.path, token)
+            _close(host)
+    return 1 if host.failed else 0
+
+
+def _load(config: EngineConfig, progress: Progress) -> Engine:
+    """Build the real engine; importing it takes seconds, so the server is up before."""
+    progress("importing the tensor library", None)
+    from engine.engine import Engine
+
+    return Engine(config, progress=progress)
+
+
+def _close(host: EngineHost) -> None:
+    """Close the engine; where that can't end the process, end it the hard way: it must not outlive its file."""
+    code = 1 if host.failed else 0
+    watchdog = threading.Timer(_CLOSE_SECONDS, _exit_now, [1, "the engine did not stop in time"])
+    watchdog.daemon = True
+    watchdog.start()
+    host.close()
+    watchdog.cancel()
+    if host.loading:
+        _exit_now(code, "ended while the model was loading")  # native code on that thread can't be interrupted
+    logger.info("ended")
+
+
+def _exit_now(code: int, message: str) -> None:
+    logger.warning("%s", message)
+    logging.shutdown()
+    os._exit(code)
+
+
+def _config(options: argparse.Namespace) -> EngineConfig:
+    return EngineConfig(
+        model=runtime_file.absolute_model(options.model),
+        device=options.device,
+        dtype=options.dtype,
+        kv_cache_tokens=options.kv_cache_tokens,
+        max_context=options.max_context,
+        threads=options.threads,
+    )
+
+
+def _start_logging(path: Path | None, level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler(sys.stderr)],
+    )
+    for name in ("httpx", "uvicorn", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ctx-engine", description=main.__doc__ and __doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--model", default=DEFAULT_MODEL, help="catalogue name, folder, or GGUF file (default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of weights and KV")
+    add("--kv-cache-tokens", type=int, metavar="N", help="size of the KV pool (default: a share of free memory)")
+    add("--max-context", type=int, metavar="N", help="longest prompt plus answer, tokens (default: the model's)")
+    add("--threads", type=int, metavar="N", help="CPU threads for tensor work")
+    add(
+        "--idle-timeout",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="end when no client has been there for so long; 0 means never (default: %(default)g)",
+    )
+    add("--runtime-file", type=Path, metavar="PATH", help="where to say how to be reached (default: by configuration)")
+    add("--port", type=int, default=0, help="loopback port to listen on (default: a free one)")
+    add("--log-file", type=Path, metavar="PATH", help="log there instead of to standard error")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: %(default)s)")
+    add("--version", action="version", version=f"ctx-engine {__version__}")
+    return parser
