@@ -205,12 +205,15 @@ class Context:
             composition, tail = self._compose(messages)
             return self._answers.ask(self._manager, composition, token_array(tail), params, fidelity, tags)
 
-    def prompt(self, messages: str | Sequence[Message]) -> str:
-        """The exact text the model would see."""
+    def prompt_tokens(self, messages: str | Sequence[Message]) -> list[int]:
+        """The token ids the model would see."""
         with self._state.changed:
             composition, tail = self._compose(messages)
-            pieces = [*(piece.tokens.tolist() for piece in composition.pieces), list(tail)]
-            return "".join(self._state.model.tokenizer.decode(piece, skip_special=False) for piece in pieces)
+            return [*(token for piece in composition.pieces for token in piece.tokens.tolist()), *tail]
+
+    def prompt(self, messages: str | Sequence[Message]) -> str:
+        """The text the model would see, control tokens spelled out."""
+        return self._state.model.tokenizer.decode(self.prompt_tokens(messages), skip_special_tokens=False)
 
     def _compose(self, messages: str | Sequence[Message]) -> tuple[Composition, Sequence[int]]:
         """The pieces before the tail, and the tail's tokens."""

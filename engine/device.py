@@ -40,7 +40,7 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
 def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def choose_num_blocks(config: EngineConfig, device: torch.device, bytes_per_token: int, max_context: int) -> int:

@@ -16,7 +16,7 @@ from engine.attention.dense import attend, merge
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
 from engine.models.decoder_config import LayerSpec
-from engine.models.rotary import RotaryTable
+from engine.models.rotary import RotaryTable, Rotation
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class _RowPlan:
     position: int
     runs: tuple[Run, ...]
     turn: tuple[int, ...]
-    query_positions: Tensor  # int64 [copies · count]
     copies: int
+    rotation: Rotation  # of copies · count queries
 
 
 class TorchAttention(AttentionBackend):
@@ -45,7 +45,7 @@ class TorchAttention(AttentionBackend):
         self._scale = scale
         self._rows: list[_RowPlan] = []
         self._slots = torch.empty(0, dtype=torch.int64)
-        self._positions = torch.empty(0, dtype=torch.int64)
+        self._key_rotation: Rotation | None = None
 
     def plan(self, rows: Sequence[AttentionRow]) -> None:
         self._rows = []
@@ -56,7 +56,7 @@ class TorchAttention(AttentionBackend):
             slots += row.segment.slots(row.segment.filled, row.num_tokens, self._pool.block_size)
             positions += range(row.position, row.position + row.num_tokens)
         self._slots = self._indices(slots)
-        self._positions = self._indices(positions)
+        self._key_rotation = self._rotary.at(self._indices(positions))
 
     def _plan_row(self, row: AttentionRow, first: int) -> _RowPlan:
         own = VirtualBlockTable.build([Placement(row.segment, 0, row.segment.filled)], self._pool.block_size)
@@ -70,16 +70,17 @@ class TorchAttention(AttentionBackend):
             position=row.position,
             runs=runs,
             turn=tuple(deltas.index(run.delta) for run in runs),
-            query_positions=self._indices([position - delta for delta in deltas for position in asked]),
             copies=len(deltas),
+            rotation=self._rotary.at(self._indices([position - delta for delta in deltas for position in asked])),
         )
 
     def _indices(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._pool.keys[0].device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        assert self._key_rotation is not None, "plan() comes first"
         if self._layers[layer].rope:
-            k = self._rotary.rotate(k, self._positions)
+            k = self._key_rotation.apply(k)
         self._pool.write(layer, self._slots, k, v)
         return torch.cat([self._attend_row(layer, row, q, k, v) for row in self._rows])
 
@@ -99,8 +100,7 @@ class TorchAttention(AttentionBackend):
         if not self._layers[layer].rope:
             return [q.transpose(0, 1)] * row.copies
         copies = q.repeat(row.copies, 1, 1) if row.copies > 1 else q
-        rotated = self._rotary.rotate(copies, row.query_positions).transpose(0, 1)
-        return list(rotated.split(row.count, dim=1))
+        return list(row.rotation.apply(copies).transpose(0, 1).tensor_split(row.copies, dim=1))
 
     def _attend_new(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
         """The new tokens among themselves, read from where they were just computed."""

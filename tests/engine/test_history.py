@@ -1,0 +1,164 @@
+"""Any history of edits, toggles, moves, questions and cancellations leaves the next exact answer what a cold run gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from engine import Engine, SamplingParams
+from engine.chat_stream import ChatStream
+from engine.errors import ContextFullError, OutOfMemoryError
+from engine.types import ChatDelta
+from tests.engine.oracle import finish, oracle, recorded_logits
+from tests.engine.test_parity import config
+from tests.tiny_models import tiny_model
+
+FOLDER = tiny_model("qwen3")
+LINES = (
+    "def add(left, right):",
+    "    return left + right",
+    "class Greeter:",
+    "    name = 'the quick brown fox'",
+    "for index, value in enumerate(values): print(index)",
+    "# the dog does not mind at all, and jumps over the lazy fox",
+)
+SOURCES = ("a.py", "b.py", "c.py", "d.py")
+texts = st.lists(st.sampled_from(LINES), min_size=1, max_size=14).map("\n".join)
+questions = st.sampled_from(("Who jumps?", "What does add return, and how many lines has it?", "Why?"))
+
+
+class History(RuleBasedStateMachine):
+    """One engine for all examples, so that each begins with the leftovers of others; a context of its own for each.
+
+    The pool is small enough that segments are evicted all the time.
+    """
+
+    engine: Engine | None = None
+    count = 0
+
+    @initialize()
+    def begin(self) -> None:
+        if History.engine is None:
+            History.engine = Engine(
+                config(FOLDER, kv_cache_tokens=1600, block_size=16, slice_tokens=23, max_context=900)
+            )
+        History.count += 1
+        self.context = History.engine.context(f"history {History.count}")
+        self.open: list[ChatStream] = []
+
+    @property
+    def sources(self) -> list[str]:
+        return [source for chunk in self.context.chunks() for source in chunk.sources]
+
+    @rule(source=st.sampled_from(SOURCES), text=texts, active=st.booleans())
+    def add_or_edit(self, source: str, text: str, active: bool) -> None:
+        info = self.context.add_chunk(text, source=source, active=active)
+        assert self.context.text(source) == text
+        assert self.context.chunk(info.hash[:12]).hash == info.hash
+
+    @rule(data=st.data(), active=st.booleans())
+    def switch(self, data: st.DataObject, active: bool) -> None:
+        refs = data.draw(
+            st.lists(st.sampled_from(self.sources or [""]), max_size=3).map(lambda r: list(filter(None, r)))
+        )
+        (self.context.activate if active else self.context.deactivate)(*refs)
+
+    @rule(data=st.data(), position=st.integers(-6, 6))
+    def move(self, data: st.DataObject, position: int) -> None:
+        if self.sources:
+            self.context.move(data.draw(st.sampled_from(self.sources)), position)
+
+    @rule(data=st.data(), name=st.sampled_from(("api", "all")))
+    def compose(self, data: st.DataObject, name: str) -> None:
+        if self.sources:
+            refs = data.draw(st.lists(st.sampled_from(self.sources), min_size=1, max_size=3))
+            assert self.context.compose(refs, name).parts
+
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        if self.sources:
+            source = data.draw(st.sampled_from(self.sources))
+            if data.draw(st.booleans()):
+                self.context.delete(source)
+            else:
+                self.context.remove_source(source)
+            assert source not in self.sources
+
+    @rule(wait=st.booleans())
+    def populate(self, wait: bool) -> None:
+        self.context.populate()
+        if wait:
+            assert self.context.wait_populated(60)
+
+    @rule(question=questions, fidelity=st.sampled_from(("exact", "instant")), seed=st.integers(0, 9))
+    def begin_answer(self, question: str, fidelity: Any, seed: int) -> None:
+        params = SamplingParams(max_tokens=20, temperature=1.0, seed=seed, top_p=0.95)
+        try:
+            self.open.append(self.context.chat(question, params, fidelity=fidelity))
+        except ContextFullError:
+            assert self.context.plan(question).tokens >= 900
+
+    @rule(read=st.integers(0, 5))
+    def cancel(self, read: int) -> None:
+        if not self.open:
+            return
+        stream = self.open.pop()
+        try:
+            for event, _ in zip(stream, range(read), strict=False):
+                assert isinstance(event, ChatDelta) or event.stop_reason != "cancelled"
+            stream.cancel()
+            for event in stream:
+                pass
+        except OutOfMemoryError:
+            pass
+
+    @rule(question=questions)
+    def ask_exactly(self, question: str) -> None:
+        """The point of it all."""
+        self.finish_open()
+        assert self.engine is not None
+        try:
+            plan = self.context.plan(question)
+            ids = self.context.prompt_tokens(question)
+            with recorded_logits(self.engine) as recorded:
+                done = finish(self.context.chat(question, SamplingParams(max_tokens=4)))
+        except ContextFullError:
+            return
+        tokens, logits = oracle(FOLDER).greedy(ids, 4, self.engine._state.model.tokenizer.eos_token_ids)
+        assert torch.cat(recorded).argmax(-1).tolist() == tokens
+        torch.testing.assert_close(torch.cat(recorded), logits, atol=1e-3, rtol=0)
+        assert (done.usage.prompt_tokens, plan.tokens) == (len(ids), len(ids))
+        assert all(chunk.fidelity == "exact" for chunk in done.chunks)
+
+    def finish_open(self) -> None:
+        for stream in self.open:
+            try:
+                finish(stream)
+            except OutOfMemoryError:
+                pass
+        self.open = []
+        assert self.context.wait_populated(60)
+
+    @invariant()
+    def integrity(self) -> None:
+        if self.engine is not None:
+            self.engine.check_integrity()
+
+    def teardown(self) -> None:
+        """Nothing leaks: without a context and its answers every block can be had again."""
+        if self.engine is None:
+            return
+        self.finish_open()
+        self.engine.drop_context(self.context.id)
+        self.engine.check_integrity()
+        assert not self.engine._state.scheduler.pins()
+
+
+History.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestHistory = History.TestCase

@@ -1,0 +1,82 @@
+"""Zero-copy re-positioning: a moved segment acts as if its keys had really been rotated, and no KV is touched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from engine import Engine, SamplingParams
+from engine.context import Context
+from engine.types import FidelityLabel
+from tests.engine.oracle import finish, oracle, recorded_logits
+from tests.engine.test_parity import FILES, config
+from tests.tiny_models import tiny_model
+
+GREEDY = SamplingParams(max_tokens=6)
+
+
+def piece_lengths(context: Context) -> list[int]:
+    """Tokens of the head and of each active chunk."""
+    return [len(piece.tokens) for piece in context._manager.composition().pieces]
+
+
+def rotated(keys: Tensor, model: torch.nn.Module, offset: int) -> Tensor:
+    """Keys [1, heads, n, dim], rotated on by `offset` positions with the model's own frequencies."""
+    cos, sin = model.model.rotary_emb(keys, torch.tensor([[offset]]))  # type: ignore[operator, union-attr]
+    first, second = keys.chunk(2, -1)
+    return keys * cos[:, None] + torch.cat((-second, first), -1) * sin[:, None]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: str) -> None:
+    folder = tiny_model(family)
+    model = oracle(folder).model
+    with Engine(config(folder)) as engine:
+        context = engine.context()
+        for source, text in FILES.items():
+            context.add_chunk(text, source=source)
+        context.populate()
+        assert context.wait_populated(60)
+        head, a, b, c = piece_lengths(context)
+        whole = context.prompt_tokens("What is read once?")
+        context.deactivate("a.py")
+        ids = context.prompt_tokens("What is read once?")
+        with recorded_logits(engine) as recorded:
+            done = finish(context.chat("What is read once?", GREEDY, fidelity="instant"))
+        assert [chunk.fidelity for chunk in done.chunks] == [FidelityLabel.NEAR] * 2
+        assert [chunk.prefill for chunk in done.chunks] == [0, 0]
+
+    with torch.inference_mode():
+        computed = model(torch.tensor([whole[: head + a + b + c]]), use_cache=True).past_key_values
+        built = DynamicCache(config=model.config)
+        for index, layer in enumerate(computed.layers):
+            keys = torch.cat([layer.keys[:, :, :head], rotated(layer.keys[:, :, head + a :], model, -a)], 2)
+            values = torch.cat([layer.values[:, :, :head], layer.values[:, :, head + a :]], 2)
+            built.update(keys, values, index)
+        step, expected = torch.tensor([ids[head + b + c :]]), []
+        for _ in range(GREEDY.max_tokens or 0):
+            expected.append(model(step, past_key_values=built, use_cache=True).logits[0, -1])
+            step = expected[-1].argmax()[None, None]
+    torch.testing.assert_close(torch.cat(recorded), torch.stack(expected), atol=1e-3, rtol=0)
+
+
+def test_switching_reordering_and_composing_move_no_kv() -> None:
+    with Engine(config(tiny_model("llama"))) as engine:
+        context = engine.context()
+        for source, text in FILES.items():
+            context.add_chunk(text, source=source)
+        context.populate()
+        assert context.wait_populated(60)
+        written = engine.stats().kv_tokens_written
+        context.deactivate("a.py")
+        context.move("c.py", 0)
+        context.compose(["b.md", "c.py"], "both")
+        context.activate("a.py")
+        context.tag("a.py", "first")
+        assert engine.stats().kv_tokens_written == written
+        done = finish(context.chat("Who?", SamplingParams(max_tokens=1), fidelity="instant"))
+        tail = done.usage.prompt_tokens - sum(piece_lengths(context))
+        assert engine.stats().kv_tokens_written == written + tail
+        engine.check_integrity()
