@@ -1,0 +1,93 @@
+"""What a caller can choose: `EngineConfig` when an engine starts, `SamplingParams` for each answer.
+
+Plain values, validated here; knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engine.errors import InvalidRequestError
+
+DType = Literal["auto", "float32", "bfloat16"]
+Fidelity = Literal["exact", "instant"]
+
+DEFAULT_MODEL = "qwen2.5-coder-0.5b"
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How to build an engine.
+
+    Attributes:
+        model: catalogue name, folder of safetensors, or path of a GGUF file.
+        device: ``auto`` takes CUDA where there is one, else the CPU.
+        dtype: of weights and KV. ``auto`` takes bfloat16 where the device multiplies it natively, else float32.
+        kv_cache_tokens: size of the KV pool in tokens; None takes a share of the device's free memory.
+        max_context: longest prompt plus answer, tokens; None takes the model's own limit.
+        block_size: token slots per KV block.
+        slice_tokens: most tokens prefilled before the worker looks for more urgent work.
+        max_batch: most answers decoded together.
+        threads: CPU threads for tensor work; None leaves torch's own choice.
+    """
+
+    model: str = DEFAULT_MODEL
+    device: str = "auto"
+    dtype: DType = "auto"
+    kv_cache_tokens: int | None = None
+    max_context: int | None = None
+    block_size: int = 64
+    slice_tokens: int = 256
+    max_batch: int = 16
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise InvalidRequestError(f"dtype must be auto, float32 or bfloat16, not {self.dtype!r}")
+        for name in ("block_size", "slice_tokens", "max_batch"):
+            if getattr(self, name) < 1:
+                raise InvalidRequestError(f"{name} must be at least 1")
+        for name in ("kv_cache_tokens", "max_context", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidRequestError(f"{name} must be at least 1 or None")
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen and when an answer ends.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probability reaches p.
+        min_p: drop tokens less likely than min_p times the likeliest.
+        repetition_penalty: > 1 makes tokens of the prompt and the answer less likely (CTRL, arXiv 1909.05858).
+        max_tokens: most tokens to generate; None means as many as the context window allows.
+        stop: strings that end the answer and are not part of it.
+        seed: makes sampling repeatable; None draws a fresh one.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = field(default=())
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.temperature >= 0, "temperature must be 0 or more"),
+            (self.top_k >= 0, "top_k must be 0 or more"),
+            (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
+            (0 <= self.min_p <= 1, "min_p must be between 0 and 1"),
+            (self.repetition_penalty > 0, "repetition_penalty must be above 0"),
+            (self.max_tokens is None or self.max_tokens >= 1, "max_tokens must be at least 1"),
+            (all(self.stop), "stop strings must not be empty"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise InvalidRequestError(message)
