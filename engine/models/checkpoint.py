@@ -36,16 +36,24 @@ class Checkpoint:
     def __contains__(self, name: object) -> bool:
         return name in self._files
 
-    def read_into(self, name: str, target: Tensor) -> None:
-        """Copy tensor `name` into `target`, converting dtype and device; BrokenModelError if missing or mis-shaped."""
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Look whether tensor `name` is what the config asks for, before any memory is taken for it.
+
+        Raises:
+            BrokenModelError: missing, or of another shape.
+            UnsupportedModelError: its dtype is quantized.
+        """
         if name not in self._files:
             raise BrokenModelError(f"the weights have no {name}, which the model's config asks for", tensor=name)
         entry = self._files[name].get_slice(name)
-        shape, dtype = tuple(entry.get_shape()), entry.get_dtype()
-        if shape != tuple(target.shape):
-            raise BrokenModelError(f"{name} has shape {shape}; the config asks for {tuple(target.shape)}", tensor=name)
+        found, dtype = tuple(entry.get_shape()), entry.get_dtype()
+        if found != shape:
+            raise BrokenModelError(f"{name} has shape {found}; the config asks for {shape}", tensor=name)
         if dtype not in _FLOATS:
             raise UnsupportedModelError(f"{name} holds {dtype}; supported are {', '.join(sorted(_FLOATS))}")
+
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Copy tensor `name` into `target` of the same shape, converting dtype and device."""
         target.copy_(self._files[name].get_tensor(name))
 
     def sample(self, name: str) -> tuple[str, bytes]:

@@ -103,7 +103,7 @@ class Decoder:
 
     def _add_attention_(self, hidden: Tensor, index: int, layer: LayerWeights, attend: Attend) -> None:
         qkv = linear(self._norm(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias).contiguous()
-        q, k, v = qkv.view(len(hidden), -1, self.config.head_dim).split(self._head_counts, 1)
+        q, k, v = qkv.view(len(hidden), -1, self.config.head_dim).split_with_sizes(self._head_counts, 1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         mixed = attend(index, q, k, v).reshape(len(hidden), -1)

@@ -122,17 +122,21 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
         raise UnsupportedModelError(f"{folder}: quantized weights are not supported; use float weights or a GGUF file")
     if config.hidden_act != "silu":
         raise UnsupportedModelError(f"{folder}: activation {config.hidden_act!r} is not supported; supported is silu")
-    return _decoder_config(config, family, _eos_token_ids(folder, config))
+    try:
+        return _decoder_config(config, family, _eos_token_ids(folder, config))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BrokenModelError(f"{folder}/config.json is not valid: {error!r}") from error
 
 
 def _supported_family(folder: Path) -> _Family:
     """Look before AutoConfig does: it meets unknown model types with a page of advice, and knows many that we don't."""
     try:
-        fields, _ = PreTrainedConfig.get_config_dict(folder, local_files_only=True)
-    except Exception as error:  # whatever a damaged file makes of a parser
+        fields = {**PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]}
+    except Exception as error:  # whatever a damaged file makes of a parser, or a list where an object should be
         raise BrokenModelError(f"{folder}/config.json can't be read: {error}") from error
-    family = _FAMILIES.get(fields.get("model_type", ""))
-    found = fields.get("architectures") or [family.architecture if family else fields.get("model_type", "unknown")]
+    model_type = str(fields.get("model_type", "unknown"))
+    family = _FAMILIES.get(model_type)
+    found = fields.get("architectures") or [family.architecture if family else model_type]
     if family is None or family.architecture not in found:
         supported = ", ".join(known.architecture for known in _FAMILIES.values())
         raise UnsupportedModelError(

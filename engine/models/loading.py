@@ -117,8 +117,10 @@ class _Reader:
         return self._stacked({name: shape[0]}, *shape[1:])
 
     def _stacked(self, rows: dict[str, int], *tail: int) -> Tensor:
+        for name, count in rows.items():
+            self._checkpoint.expect(name, (count, *tail))
         target = torch.empty(sum(rows.values()), *tail, dtype=self._dtype, device=self._device)
-        for name, part in zip(rows, target.split(list(rows.values())), strict=True):
+        for name, part in zip(rows, target.split_with_sizes(list(rows.values())), strict=True):
             self._checkpoint.read_into(name, part)
             self._read.add(name)
         return target

@@ -95,4 +95,5 @@ def _default_inverse(config: Any) -> Tensor:
     """Unscaled RoPE, which each model of transformers defines for itself in these same words."""
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
-    return 1.0 / (config.rope_parameters["rope_theta"] ** exponents)
+    inverse: Tensor = 1.0 / (config.rope_parameters["rope_theta"] ** exponents)
+    return inverse
