@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Depends
 
 from engine.serve import schemas
@@ -53,8 +54,9 @@ def describe_context(services: ServicesDep, context: ContextDep) -> Json:
 
 
 @router.delete("")
-def drop_context(services: ServicesDep, context: ContextId) -> Json:
-    services.host.engine().drop_context(context)
+async def drop_context(services: ServicesDep, context: ContextId) -> Json:
+    await anyio.to_thread.run_sync(services.host.engine().drop_context, context)
+    services.attendance.forget_context(context)
     return {}
 
 

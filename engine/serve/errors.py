@@ -168,7 +168,7 @@ def unknown_model(asked: str, served: str) -> ModelNotFoundError:
 def _complaint(problem: dict[str, Any]) -> str:
     if problem["type"] == "json_invalid":
         return f"the body is not valid JSON at character {problem['loc'][-1]}: {problem['ctx']['error']}"
-    if problem["type"] in ("model_attributes_type", "dict_type") and problem["loc"] == ("body",):
+    if problem["type"] in ("model_attributes_type", "dict_type", "missing") and problem["loc"] == ("body",):
         return "the body must be a JSON object, sent with Content-Type: application/json"
     message = str(problem["msg"])
     return message.removeprefix("Value error, ")

@@ -61,7 +61,10 @@ class Attendance:
             yield
 
     def forget_context(self, context: str) -> None:
-        self._contexts.pop(context, None)
+        """Stop looking after a context that was dropped, unless somebody still watches it."""
+        visits = self._contexts.get(context)
+        if visits is not None and not visits.here:
+            del self._contexts[context]
 
     def abandoned_contexts(self, timeout: float) -> list[str]:
         """Contexts that nobody has used for `timeout` seconds."""
@@ -86,7 +89,6 @@ class Housekeeper:
         """One round; True once the process was told to end."""
         timeout = self.idle_timeout()
         for context in self.attendance.abandoned_contexts(timeout):
-            logger.info("nobody has used context %s for %.0f s; dropping it", context, timeout)
             self.attendance.forget_context(context)
             await self.drop_context(context)
         if self.attendance.clients.absence() < timeout:

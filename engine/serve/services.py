@@ -6,6 +6,7 @@ Holds the parts together; each part's behavior is in its own file.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from engine.serve.guard import resources
 from engine.serve.lifetime import Attendance, Housekeeper
 from engine.serve.loading import EngineHost
 
+logger = logging.getLogger(__name__)
 FAILED_LINGER = 60.0  # seconds that a failed engine stays to tell why
 
 
@@ -84,9 +86,11 @@ class Services:
         return min(timeout, FAILED_LINGER) if self.host.failed else timeout
 
     async def drop_context(self, context: str) -> None:
+        """Drop an abandoned context."""
         with suppress(EngineError):  # it may never have existed, or the engine may be on its way out
             engine = self.host.engine()
             await anyio.to_thread.run_sync(engine.drop_context, context)
+            logger.info("dropped context %s, which nobody has used for %.0f s", context, self.idle_timeout())
 
 
 def void(_value: object) -> None:

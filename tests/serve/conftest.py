@@ -1,4 +1,4 @@
-"""Fixtures: a fake engine, served."""
+"""Fixtures: a fake engine, served once per file and as new for each test. Tests that end or bend it serve their own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from tests.serve.fake_engine import FakeEngine
 from tests.serve.serving import Served, serving
 
 
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def served(engine: FakeEngine) -> Iterator[Served]:
-    with serving(engine) as served:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Served]:
+    with serving(FakeEngine()) as served:
         yield served
+
+
+@pytest.fixture
+def served(shared: Served) -> Served:
+    shared.engine.reset()
+    return shared
+
+
+@pytest.fixture
+def engine(served: Served) -> FakeEngine:
+    return served.engine

@@ -154,6 +154,13 @@ class FakeEngine:
         if self.closed.is_set():
             raise EngineBusyError("the engine has stopped")
 
+    def reset(self) -> None:
+        """As new, but for its subscribers."""
+        with self.lock:
+            self.script = Script()
+            self.questions, self.decoded = [], 0
+            self._contexts = {}
+
     def close(self) -> None:
         self.closed.set()
         for stream in list(self.running):

@@ -70,10 +70,11 @@ def test_a_streamed_answer(served: Served, include_usage: bool) -> None:
 
 def test_the_length_of_an_answer(served: Served) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
-        body = served.ask(**{name: 2}).json()
+        most: dict[str, Any] = {name: 2}
+        body = served.ask(**most).json()
         assert body["choices"][0]["finish_reason"] == "length"
         assert body["choices"][0]["message"]["content"] == WORD * 2
-        assert stream(served, **{name: 2})[-1]["choices"][0]["finish_reason"] == "length"
+        assert stream(served, **most)[-1]["choices"][0]["finish_reason"] == "length"
     assert served.ask(max_tokens=3, max_completion_tokens=2).json()["usage"]["completion_tokens"] == 2
 
 
@@ -92,9 +93,17 @@ def test_an_empty_answer(served: Served, engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_sampling_reaches_the_engine(served: Served, engine: FakeEngine, streamed: bool) -> None:
-    fields = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.1, "seed": 3}
+    fields: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 7,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "seed": 3,
+    }
     served.ask(**fields, stop="end", max_tokens=9, stream=streamed)
-    served.ask(**dict.fromkeys(fields), stop=None, stream=streamed)
+    nothing: dict[str, Any] = dict.fromkeys(fields)
+    served.ask(**nothing, stop=None, stream=streamed)
     served.ask(temperature=1, stop=["a", "b"], stream=streamed)
     asked = [asdict(params) for _messages, params, _fidelity, _tags in engine.questions]
     assert asked[0] == fields | {"stop": ("end",), "max_tokens": 9}

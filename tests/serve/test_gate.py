@@ -10,13 +10,6 @@ import pytest
 from tests.serve.fake_engine import FakeEngine
 from tests.serve.serving import TOKEN, Served, error_of, serving
 
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving(FakeEngine()) as served:
-        yield served
-
-
 ROUTES = [("GET", "/health"), ("GET", "/metrics"), ("GET", "/v1/models"), ("POST", "/v1/shutdown"), ("GET", "/nowhere")]
 
 
@@ -25,7 +18,7 @@ ROUTES = [("GET", "/health"), ("GET", "/metrics"), ("GET", "/v1/models"), ("POST
     "header", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer é"]
 )
 def test_without_the_token_nobody_gets_in(served: Served, method: str, path: str, header: str | None) -> None:
-    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    headers = [] if header is None else [(b"Authorization", header.encode("latin-1"))]
     with httpx.Client(base_url=served.url, trust_env=False) as stranger:
         response = stranger.request(method, path, headers=headers)
     assert response.status_code == 401
@@ -47,8 +40,8 @@ def test_loopback_hosts_are_let_in(served: Served, host: str) -> None:
 
 
 @pytest.fixture
-def small(engine: FakeEngine) -> Iterator[Served]:
-    with serving(engine, max_body=1000) as served:
+def small() -> Iterator[Served]:
+    with serving(FakeEngine(), max_body=1000) as served:
         served.put()
         yield served
 
