@@ -27,7 +27,8 @@ class Oracle:
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Logits behind each token, float32 [len(ids), vocab]."""
-        return self.model(torch.tensor([list(ids)])).logits[0]
+        logits: Tensor = self.model(torch.tensor([list(ids)])).logits[0]
+        return logits
 
     @torch.inference_mode()
     def greedy(self, ids: Sequence[int], count: int, stop: frozenset[int] = frozenset()) -> tuple[list[int], Tensor]:

@@ -76,10 +76,10 @@ class Bench:
             keys, q = ROTARY.rotate(keys, seen), ROTARY.rotate(q.float(), asked)
         behind = asked[:, None] - seen
         mask = (behind >= 0) & (behind < (self.spec.window or len(keys)))
-        grouped = [tensor.repeat_interleave(HEADS // KV_HEADS, 1).transpose(0, 1) for tensor in (keys, values)]
-        return torch.nn.functional.scaled_dot_product_attention(
-            q.float().transpose(0, 1), *grouped, attn_mask=mask, scale=SCALE
-        ).transpose(0, 1)
+        k, v = (tensor.repeat_interleave(HEADS // KV_HEADS, 1).transpose(0, 1) for tensor in (keys, values))
+        scores = (q.float().transpose(0, 1) @ k.transpose(1, 2) * SCALE).masked_fill(~mask, float("-inf"))
+        mixed: Tensor = scores.softmax(-1) @ v
+        return mixed.transpose(0, 1)
 
 
 @pytest.mark.parametrize("rope", [True, False])

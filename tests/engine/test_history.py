@@ -1,7 +1,8 @@
-"""Any history of edits, toggles, moves, questions and cancellations leaves the next exact answer what a cold run gives."""
+"""After any history of edits, toggles, moves, questions and cancellations an exact answer is what a cold run gives."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -62,9 +63,7 @@ class History(RuleBasedStateMachine):
 
     @rule(data=st.data(), active=st.booleans())
     def switch(self, data: st.DataObject, active: bool) -> None:
-        refs = data.draw(
-            st.lists(st.sampled_from(self.sources or [""]), max_size=3).map(lambda r: list(filter(None, r)))
-        )
+        refs = data.draw(st.lists(st.sampled_from(self.sources), max_size=3)) if self.sources else []
         (self.context.activate if active else self.context.deactivate)(*refs)
 
     @rule(data=st.data(), position=st.integers(-6, 6))
@@ -111,10 +110,9 @@ class History(RuleBasedStateMachine):
             for event, _ in zip(stream, range(read), strict=False):
                 assert isinstance(event, ChatDelta) or event.stop_reason != "cancelled"
             stream.cancel()
-            for event in stream:
-                pass
+            assert all(stream)
         except OutOfMemoryError:
-            pass
+            return
 
     @rule(question=questions)
     def ask_exactly(self, question: str) -> None:
@@ -136,10 +134,8 @@ class History(RuleBasedStateMachine):
 
     def finish_open(self) -> None:
         for stream in self.open:
-            try:
+            with contextlib.suppress(OutOfMemoryError):
                 finish(stream)
-            except OutOfMemoryError:
-                pass
         self.open = []
         assert self.context.wait_populated(60)
 

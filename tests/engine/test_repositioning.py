@@ -26,7 +26,8 @@ def rotated(keys: Tensor, model: torch.nn.Module, offset: int) -> Tensor:
     """Keys [1, heads, n, dim], rotated on by `offset` positions with the model's own frequencies."""
     cos, sin = model.model.rotary_emb(keys, torch.tensor([[offset]]))  # type: ignore[operator, union-attr]
     first, second = keys.chunk(2, -1)
-    return keys * cos[:, None] + torch.cat((-second, first), -1) * sin[:, None]
+    turned: Tensor = keys * cos[:, None] + torch.cat((-second, first), -1) * sin[:, None]
+    return turned
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
