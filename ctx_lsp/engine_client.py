@@ -1,0 +1,255 @@
+"""The engine's HTTP API as async methods with typed values and typed errors. One instance per engine process.
+
+Knows docs/http-api.md; knows nothing of LSP, of processes, or of when an engine should be started.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from ctx_lsp import wire
+from ctx_lsp.engine_events import SseEvent, read_events
+from ctx_lsp.protocol import ChunkInfo, ChunkPlan, ChunksResult, Fidelity, Plan, StopReason, Timing, Usage
+from engine.errors import EngineBusyError, EngineError
+from engine.types import Message
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 5.0
+_HEARTBEAT_SECONDS = 60.0  # of silence on the event stream; the engine sends a comment every 15
+
+
+class EngineLostError(EngineError):
+    """The engine's process ended or can't be reached."""
+
+    code = "engine_lost"
+    status = 503
+
+
+class RemoteEngineError(EngineError):
+    """An error the engine answered; `code` and `data` are its own."""
+
+    def __init__(self, code: str, message: str, data: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data or {}
+
+
+@dataclass(frozen=True)
+class Health:
+    """What an engine says of itself; `status` is ``loading``, ``ready``, ``failed`` or ``stopped``."""
+
+    status: str
+    message: str
+    progress: float | None
+    model: str
+    device: str | None
+    max_context: int | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question with its history, and how to answer it. `sampling` has OpenAI's names and the engine's additions."""
+
+    messages: Sequence[Message]
+    sampling: dict[str, Any]
+    fidelity: Fidelity
+
+
+@dataclass(frozen=True)
+class AnswerEnd:
+    """How an answer ended and what it took."""
+
+    stop_reason: StopReason
+    usage: Usage
+    timing: Timing
+    chunks: tuple[ChunkPlan, ...]
+    output: str | None
+
+
+class EngineClient:
+    """Requests to one engine: EngineLostError when it is gone, RemoteEngineError when it refuses.
+
+    Cancelling a call closes its connection, which makes the engine stop that work.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
+        headers = {"Authorization": f"Bearer {token}"}
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=8)
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=limits, trust_env=False)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def health(self) -> Health:
+        body = await self._call("GET", "/health")
+        values = (body.get(name) for name in ("status", "message", "progress", "model", "device", "max_context"))
+        return Health(*values)
+
+    # -- contexts --------------------------------------------------------------------------------------------------
+
+    async def create_context(self, context: str, instructions: str | None) -> ChunksResult:
+        body = {} if instructions is None else {"instructions": instructions}
+        return _read(await self._call("PUT", _path(context), body), ChunksResult)
+
+    async def describe_context(self, context: str) -> ChunksResult:
+        return _read(await self._call("GET", _path(context)), ChunksResult)
+
+    async def drop_context(self, context: str) -> None:
+        await self._call("DELETE", _path(context))
+
+    async def add_chunk(self, context: str, text: str, source: str, **fields: Any) -> ChunkInfo:
+        """`fields`: kind, tags, active; what is left out takes the engine's default."""
+        body = {"text": text, "source": source, **fields}
+        return _read(await self._call("POST", _path(context, "chunks"), body), ChunkInfo)
+
+    async def remove_source(self, context: str, source: str) -> None:
+        await self._call("POST", _path(context, "remove_source"), {"source": source})
+
+    async def set_active(self, context: str, refs: Sequence[str], active: bool) -> tuple[ChunkInfo, ...]:
+        action = "activate" if active else "deactivate"
+        body = await self._call("POST", _path(context, action), {"refs": list(refs)})
+        return tuple(_read(chunk, ChunkInfo) for chunk in body["chunks"])
+
+    async def compose(self, context: str, refs: Sequence[str], name: str) -> ChunkInfo:
+        return _read(await self._call("POST", _path(context, "compose"), {"refs": list(refs), "name": name}), ChunkInfo)
+
+    async def move(self, context: str, ref: str, position: int) -> None:
+        await self._call("POST", _path(context, "move"), {"ref": ref, "position": position})
+
+    async def tag(self, context: str, ref: str, tags: Sequence[str], *, remove: bool = False) -> ChunkInfo:
+        action = "untag" if remove else "tag"
+        return _read(await self._call("POST", _path(context, action), {"ref": ref, "tags": list(tags)}), ChunkInfo)
+
+    async def delete(self, context: str, refs: Sequence[str]) -> tuple[str, ...]:
+        body = await self._call("POST", _path(context, "delete"), {"refs": list(refs)})
+        return tuple(body["deleted"])
+
+    async def clear(self, context: str, scope: str) -> None:
+        await self._call("POST", _path(context, "clear"), {"scope": scope})
+
+    async def populate(self, context: str, refs: Sequence[str] | None = None) -> Plan:
+        body = {} if refs is None else {"refs": list(refs)}
+        return _read(await self._call("POST", _path(context, "populate"), body), Plan)
+
+    async def plan(self, context: str, messages: Sequence[Message]) -> Plan:
+        return _read(await self._call("POST", _path(context, "plan"), {"messages": list(messages)}), Plan)
+
+    # -- streams ---------------------------------------------------------------------------------------------------
+
+    async def chat(self, context: str, turn: Turn) -> AsyncGenerator[str | AnswerEnd, None]:
+        """The answer's text piece by piece, then one AnswerEnd."""
+        body = {
+            "messages": list(turn.messages),
+            "stream": True,
+            "context": context,
+            "fidelity": turn.fidelity,
+            **turn.sampling,
+        }
+        async with self._stream("POST", "/v1/chat/completions", body) as response:
+            async for event in read_events(response.aiter_bytes()):
+                if event.data == "[DONE]":
+                    return
+                for item in _answer_items(json.loads(event.data)):
+                    yield item
+        raise EngineLostError("the engine broke off in the middle of the answer")
+
+    @asynccontextmanager
+    async def events(self, context: str) -> AsyncIterator[AsyncIterator[SseEvent]]:
+        """The context's events, from when the block is entered until the engine ends the stream."""
+        silence = httpx.Timeout(_HEARTBEAT_SECONDS, connect=_CONNECT_SECONDS)
+        async with self._stream("GET", "/v1/events", params={"context": context}, timeout=silence) as response:
+            yield read_events(response.aiter_bytes())
+
+    # -- transport -------------------------------------------------------------------------------------------------
+
+    async def _call(self, method: str, path: str, body: Any = None) -> Any:
+        with _typed_errors():
+            response = await self._http.request(method, path, **_content(body))
+            _raise_for_error(response)
+            return response.json()
+
+    @asynccontextmanager
+    async def _stream(self, method: str, path: str, body: Any = None, **options: Any) -> AsyncIterator[httpx.Response]:
+        with _typed_errors():
+            async with self._http.stream(method, path, **_content(body), **options) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    _raise_for_error(response)
+                yield response
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise EngineLostError(f"lost the connection to the engine: {error or type(error).__name__}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"the engine sent what this version does not understand: {error}"
+        raise RemoteEngineError("engine_incompatible", message) from error
+
+
+def _path(context: str, action: str = "") -> str:
+    return f"/v1/contexts/{quote(context, safe='')}" + (f"/{action}" if action else "")
+
+
+def _content(body: Any) -> dict[str, Any]:
+    """JSON in ASCII: a text with half a surrogate pair, which editors can send, has no UTF-8 form."""
+    if body is None:
+        return {}
+    return {"content": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
+
+
+def _read(body: Any, cls: type[T]) -> T:
+    return wire.from_engine(body, cls)
+
+
+def _raise_for_error(response: httpx.Response) -> None:
+    if response.status_code < 400:
+        return
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    raise _remote_error(body, f"the engine answered with status {response.status_code}")
+
+
+def _remote_error(body: Any, fallback: str) -> EngineError:
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return RemoteEngineError("engine_error", fallback)
+    data = error.get("data")
+    code, message = error.get("code") or "engine_error", error.get("message") or fallback
+    if code == EngineBusyError.code:
+        return EngineLostError(str(message))
+    return RemoteEngineError(str(code), str(message), data if isinstance(data, dict) else None)
+
+
+def _answer_items(chunk: dict[str, Any]) -> list[str | AnswerEnd]:
+    """What one chunk of OpenAI's stream says."""
+    if "error" in chunk:
+        raise _remote_error(chunk, "the engine failed")
+    texts = (choice.get("delta", {}).get("content") for choice in chunk.get("choices", ()))
+    items: list[str | AnswerEnd] = [text for text in texts if text]
+    if "ctx" in chunk:
+        items.append(_answer_end(chunk["ctx"]))
+    return items
+
+
+def _answer_end(fields: dict[str, Any]) -> AnswerEnd:
+    return AnswerEnd(
+        stop_reason=fields["stop_reason"],
+        usage=_read(fields["usage"], Usage),
+        timing=_read(fields["timing"], Timing),
+        chunks=tuple(_read(chunk, ChunkPlan) for chunk in fields["chunks"]),
+        output=fields["output"],
+    )

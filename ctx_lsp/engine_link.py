@@ -1,0 +1,171 @@
+"""The line from one server to its engine: brought up on demand, watched, and brought up anew after the engine died.
+
+Knows the order of things (find or start, wait for the model, attach, listen); what attaching means and who is told is
+given by callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
+from ctx_lsp.engine_events import SseEvent
+from ctx_lsp.engine_process import EngineProcess
+from ctx_lsp.protocol import ServerState
+from engine.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+_HEALTH_SECONDS = 0.1
+
+
+class EngineFailedError(EngineError):
+    """The engine process runs but could not load its model; the message has its reason."""
+
+    code = "engine_failed"
+    status = 503
+
+
+@dataclass(frozen=True)
+class LinkEvents:
+    """Who is told what.
+
+    Attributes:
+        on_state: state, message, progress, and the engine's health where it answers.
+        on_attach: makes the engine know this server's context; awaited before anybody can use the client.
+        on_event: one event of the context's stream.
+    """
+
+    on_state: Callable[[ServerState, str, float | None, Health | None], None]
+    on_attach: Callable[[EngineClient], Awaitable[None]]
+    on_event: Callable[[SseEvent], None]
+
+
+class EngineLink:
+    """Invariants: at most one task connects and at most one listens; `_client` is set only while one listens."""
+
+    def __init__(self, process: EngineProcess, context: str, events: LinkEvents) -> None:
+        self._process = process
+        self._context = context
+        self._events = events
+        self._client: EngineClient | None = None
+        self._connecting: asyncio.Task[EngineClient] | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> EngineClient | None:
+        """The client if the line is up now."""
+        return self._client
+
+    async def client(self) -> EngineClient:
+        """The line to a ready engine, brought up if need be. Raises EngineError. A caller may be cancelled freely."""
+        if self._client is not None:
+            return self._client
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(_consume)
+        return await asyncio.shield(self._connecting)
+
+    def report_lost(self, client: EngineClient) -> None:
+        """A request failed because the engine is gone: don't wait until the event stream notices."""
+        if client is self._client:
+            self._drop("stopped", self._process.obituary() + "; the next request starts it again")
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        for task in (self._connecting, self._listening):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+        if client is not None:
+            with contextlib.suppress(EngineError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await client.drop_context(self._context)
+            await client.close()
+
+    # -- coming up -------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> EngineClient:
+        self._events.on_state("starting", "looking for a running engine", None, None)
+        try:
+            return await self._try_connect()
+        except EngineLostError:
+            error = EngineLostError(self._process.obituary() + " while it was loading")
+            self._events.on_state("failed", error.message, None, None)
+            raise error from None
+        except EngineError as error:
+            self._events.on_state("failed", error.message, None, None)
+            raise
+
+    async def _try_connect(self) -> EngineClient:
+        info = await self._process.find_or_start(lambda step: self._events.on_state("starting", step, None, None))
+        client = EngineClient(info.url, info.token)
+        try:
+            health = await self._await_ready(client)
+            listening = asyncio.get_running_loop().create_future()
+            self._listening = asyncio.create_task(self._listen(client, listening))
+            await listening
+            await self._events.on_attach(client)
+            if self._listening.done():
+                raise EngineLostError("the engine ended")
+        except BaseException:
+            if self._listening is not None:
+                self._listening.cancel()
+            await client.close()
+            raise
+        self._client = client
+        self._events.on_state("ready", "ready", None, health)
+        return client
+
+    async def _await_ready(self, client: EngineClient) -> Health:
+        while True:
+            health = await client.health()
+            if health.status == "ready":
+                return health
+            if health.status != "loading":
+                raise EngineFailedError(f"the engine could not load {health.model}: {health.message}")
+            self._events.on_state("loading", health.message, health.progress, health)
+            await asyncio.sleep(_HEALTH_SECONDS)
+
+    # -- being up, going down --------------------------------------------------------------------------------------
+
+    async def _listen(self, client: EngineClient, listening: asyncio.Future[Any]) -> None:
+        """Follows the event stream to its end, which is the engine's."""
+        async with AsyncExitStack() as stack:
+            try:
+                events = await stack.enter_async_context(client.events(self._context))
+            except EngineError as error:
+                listening.set_exception(error)
+                return
+            listening.set_result(None)
+            with contextlib.suppress(EngineLostError):
+                async for event in events:
+                    self._deliver(event)
+        self.report_lost(client)
+
+    def _deliver(self, event: SseEvent) -> None:
+        try:
+            self._events.on_event(event)
+        except Exception:
+            logger.exception("an event of the engine could not be handled: %s", event)
+
+    def _drop(self, state: ServerState, message: str) -> None:
+        client, self._client = self._client, None
+        self._events.on_state(state, message, None, None)
+        if self._listening is not None and self._listening is not asyncio.current_task():
+            self._listening.cancel()
+        if client is not None:
+            asyncio.get_running_loop().create_task(client.close()).add_done_callback(_consume)
+
+
+def _consume(task: asyncio.Task[Any]) -> None:
+    """Looks at a task's outcome so that asyncio doesn't complain that nobody did."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.info("%s", error)

@@ -1,0 +1,103 @@
+"""Results of commands as Markdown, for chats that show text. Pure functions of wire types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ctx_lsp.protocol import ChunkInfo, ChunksResult, LoadResult, Plan, SlashUsage
+
+SHORT_HASH = 8
+
+
+def chunk_table(chunks: Sequence[ChunkInfo]) -> str:
+    """One row per chunk in prompt order."""
+    if not chunks:
+        return "No chunks."
+    rows = (
+        (
+            "●" if chunk.active else "○",
+            f"`{chunk.hash[:SHORT_HASH]}`",
+            _escape(_title(chunk)),
+            f"{chunk.tokens:,}",
+            _warmth(chunk),
+            _escape(" ".join(f"#{tag}" for tag in chunk.tags)),
+        )
+        for chunk in chunks
+    )
+    return _table(("", "hash", "chunk", "tokens", "warm", "tags"), rows)
+
+
+def context(result: ChunksResult) -> str:
+    summary = f"{result.active_tokens:,} of {result.limit:,} tokens are active."
+    return f"{chunk_table(result.chunks)}\n\n{summary}"
+
+
+def load(result: LoadResult) -> str:
+    parts = []
+    if result.loaded:
+        tokens = sum(chunk.tokens for chunk in result.loaded)
+        parts.append(f"Loaded {_count(len(result.loaded), 'file')}, {tokens:,} tokens.\n\n{chunk_table(result.loaded)}")
+    if result.skipped:
+        lines = "\n".join(f"- `{item.path}`: {item.reason}" for item in result.skipped)
+        parts.append(f"Skipped {_count(len(result.skipped), 'path')}:\n\n{lines}")
+    return "\n\n".join(parts) or "Nothing to load."
+
+
+def plan(result: Plan) -> str:
+    summary = (
+        f"The prompt has {result.tokens:,} of {result.limit:,} tokens: "
+        f"{result.reused:,} are warm, {result.prefill:,} have to be computed."
+    )
+    rows = (
+        (_escape(chunk.name), f"{chunk.tokens:,}", f"{chunk.reused:,}", f"{chunk.prefill:,}", chunk.fidelity)
+        for chunk in result.chunks
+    )
+    table = _table(("chunk", "tokens", "reused", "prefill", "fidelity"), rows)
+    return f"{summary}\n\n{table}" if result.chunks else summary
+
+
+def switched(chunks: Sequence[ChunkInfo], active: bool) -> str:
+    word = "Activated" if active else "Deactivated"
+    return f"{word} {_count(len(chunks), 'chunk')}.\n\n{chunk_table(chunks)}"
+
+
+def tagged(chunks: Sequence[ChunkInfo]) -> str:
+    return f"Tagged {_count(len(chunks), 'chunk')}.\n\n{chunk_table(chunks)}"
+
+
+def composed(chunk: ChunkInfo) -> str:
+    return f"Composed {_count(len(chunk.parts), 'chunk')} as **{_escape(chunk.name)}**, {chunk.tokens:,} tokens."
+
+
+def deleted(hashes: Sequence[str]) -> str:
+    names = ", ".join(f"`{hash[:SHORT_HASH]}`" for hash in hashes)
+    return f"Deleted {_count(len(hashes), 'chunk')}: {names}." if hashes else "Nothing was deleted."
+
+
+def usages(commands: Iterable[SlashUsage]) -> str:
+    return "\n".join(f"- `{command.usage}`: {command.summary}" for command in commands)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _title(chunk: ChunkInfo) -> str:
+    return chunk.name if chunk.kind == "file" else f"{chunk.name} ({chunk.kind})"
+
+
+def _warmth(chunk: ChunkInfo) -> str:
+    if chunk.warm_tokens == 0:
+        return "cold"
+    share = "" if chunk.warm_tokens == chunk.tokens else f" {100 * chunk.warm_tokens // max(1, chunk.tokens)}%"
+    return chunk.fidelity + share
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,169 @@
+"""This server's context on the engine, as last seen, with what it takes to build it again on a fresh engine.
+
+Knows chunks and texts; knows nothing of documents, files or when an engine comes and goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from ctx_lsp.engine_client import EngineClient
+from ctx_lsp.protocol import ChunkInfo, ChunksResult, Plan
+from engine.errors import EngineError, UnknownChunkError
+from engine.types import Message
+
+logger = logging.getLogger(__name__)
+
+_COMPOSITION = "composition"
+
+
+class RemoteContext:
+    """One context. Operations run one after the other, in the order in which they were called.
+
+    Invariants: `state` is what the engine last answered, in prompt order; `_texts` has the text of every chunk of it
+    that came through this server, by hash, so that `attach` can give them to an engine that knows nothing.
+
+    Attributes:
+        id: on the engine.
+        state: chunks, active tokens and limit as last seen.
+    """
+
+    def __init__(self, id: str, instructions: str | None, on_change: Callable[[ChunksResult], None]) -> None:
+        self.id = id
+        self.state = ChunksResult(chunks=(), active_tokens=0, limit=0)
+        self._instructions = instructions
+        self._on_change = on_change
+        self._texts: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+
+    # -- keeping up ------------------------------------------------------------------------------------------------
+
+    async def attach(self, client: EngineClient) -> None:
+        """Creates the context; where the engine doesn't have it any more, fills it with what it held before."""
+        async with self._lock:
+            state = await client.create_context(self.id, self._instructions)
+            if not state.chunks:
+                await self._rebuild(client)
+            await self._refresh(client)
+
+    async def refresh(self, client: EngineClient) -> ChunksResult:
+        async with self._lock:
+            return await self._refresh(client)
+
+    def keep_text(self, hash: str, text: str) -> None:
+        """Remembers the text of a chunk that the engine made itself (an answer)."""
+        self._texts[hash] = text
+
+    def text(self, hash: str) -> str | None:
+        return self._texts.get(hash)
+
+    def find_source(self, source: str) -> ChunkInfo | None:
+        return next((chunk for chunk in self.state.chunks if source in chunk.sources), None)
+
+    def expand(self, refs: Sequence[str]) -> list[str]:
+        """Refs with every `#tag` replaced by the hashes of the chunks that carry it. Raises UnknownChunkError."""
+        expanded: list[str] = []
+        for ref in refs:
+            if not ref.startswith("#"):
+                expanded.append(ref)
+                continue
+            tagged = [chunk.hash for chunk in self.state.chunks if ref[1:] in chunk.tags]
+            if not tagged:
+                raise UnknownChunkError(f"no chunk has the tag {ref}", ref=ref)
+            expanded += tagged
+        return list(dict.fromkeys(expanded))
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    async def put(self, client: EngineClient, source: str, text: str) -> ChunkInfo:
+        """Adds a text, or replaces what its source named. The state is behind until the next `refresh`."""
+        async with self._lock:
+            info = await client.add_chunk(self.id, text, source)
+            self._texts[info.hash] = text
+            return info
+
+    async def remove_source(self, client: EngineClient, source: str) -> None:
+        async with self._lock:
+            await client.remove_source(self.id, source)
+
+    async def set_active(self, client: EngineClient, refs: Sequence[str], active: bool) -> tuple[ChunkInfo, ...]:
+        async with self._lock:
+            chunks = await client.set_active(self.id, self.expand(refs), active)
+            await self._refresh(client)
+            return chunks
+
+    async def compose(self, client: EngineClient, refs: Sequence[str], name: str) -> ChunkInfo:
+        async with self._lock:
+            chunk = await client.compose(self.id, self.expand(refs), name)
+            await self._refresh(client)
+            return chunk
+
+    async def tag(self, client: EngineClient, refs: Sequence[str], tags: Sequence[str]) -> tuple[ChunkInfo, ...]:
+        """A tag that begins with `-` is taken off."""
+        added = [tag.removeprefix("#") for tag in tags if not tag.startswith("-")]
+        removed = [tag[1:].removeprefix("#") for tag in tags if tag.startswith("-")]
+        async with self._lock:
+            chunks = []
+            for ref in self.expand(refs):
+                chunk = await client.tag(self.id, ref, added) if added else None
+                chunk = await client.tag(self.id, ref, removed, remove=True) if removed else chunk
+                chunks += [chunk] if chunk is not None else []
+            await self._refresh(client)
+            return tuple(chunks)
+
+    async def delete(self, client: EngineClient, refs: Sequence[str]) -> tuple[str, ...]:
+        async with self._lock:
+            hashes = await client.delete(self.id, self.expand(refs))
+            await self._refresh(client)
+            return hashes
+
+    async def clear(self, client: EngineClient, scope: str) -> None:
+        async with self._lock:
+            await client.clear(self.id, scope)
+            await self._refresh(client)
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    async def populate(self, client: EngineClient, refs: Sequence[str] | None = None) -> Plan:
+        return await client.populate(self.id, None if refs is None else self.expand(refs))
+
+    async def plan(self, client: EngineClient, messages: Sequence[Message]) -> Plan:
+        return await client.plan(self.id, messages)
+
+    # -- inside the lock -------------------------------------------------------------------------------------------
+
+    async def _refresh(self, client: EngineClient) -> ChunksResult:
+        self.state = await client.describe_context(self.id)
+        hashes = {chunk.hash for chunk in self.state.chunks}
+        self._texts = {hash: text for hash, text in self._texts.items() if hash in hashes}
+        self._on_change(self.state)
+        return self.state
+
+    async def _rebuild(self, client: EngineClient) -> None:
+        """Chunks first, then the compositions that are made of them, each put where it was."""
+        compositions = [(at, chunk) for at, chunk in enumerate(self.state.chunks) if chunk.kind == _COMPOSITION]
+        for chunk in self.state.chunks:
+            text = self._texts.get(chunk.hash)
+            if chunk.kind != _COMPOSITION and text is not None:
+                await self._rebuild_chunk(client, chunk, text)
+        for position, chunk in compositions:
+            try:
+                await self._rebuild_composition(client, chunk, position)
+            except EngineError as error:
+                logger.warning("the composition %s is lost: %s", chunk.name, error.message)
+
+    async def _rebuild_chunk(self, client: EngineClient, chunk: ChunkInfo, text: str) -> None:
+        for source in chunk.sources:
+            fields = {"kind": chunk.kind, "tags": list(chunk.tags), "active": chunk.active}
+            await client.add_chunk(self.id, text, source, **fields)
+
+    async def _rebuild_composition(self, client: EngineClient, chunk: ChunkInfo, position: int) -> None:
+        for name in chunk.sources:
+            await client.compose(self.id, chunk.parts, name)
+        if chunk.tags:
+            await client.tag(self.id, chunk.name, chunk.tags)
+        if not chunk.active:
+            await client.set_active(self.id, [chunk.name], False)
+        await client.move(self.id, chunk.name, position)

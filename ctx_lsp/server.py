@@ -1,0 +1,169 @@
+"""The language server process: which method is answered by what. Wiring only.
+
+Everything a handler does is in `session`, `chat`, `commands` and `slash`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lsprotocol import types
+from pygls.lsp.server import LanguageServer
+
+from ctx_lsp import __version__, markdown, protocol, slash, slash_complete, text_sync, wire, workspace_files
+from ctx_lsp.chat import Chats
+from ctx_lsp.commands import Commands
+from ctx_lsp.editor import Editor
+from ctx_lsp.jsonrpc import Phase, Protocol, make_converter
+from ctx_lsp.protocol import ChunksResult, CommandResult, HelpResult, SlashCompleteResult
+from ctx_lsp.session import Session
+from ctx_lsp.slash_complete import Surroundings
+from ctx_lsp.sources import path_of
+from ctx_lsp.transport import MessageReader, MessageWriter
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """One client's server. `session` exists from `initialize` on."""
+
+    def __init__(self) -> None:
+        self.language_server = LanguageServer(
+            "ctx-lsp", __version__, protocol_cls=Protocol, converter_factory=make_converter
+        )
+        self.protocol: Protocol = self.language_server.protocol  # type: ignore[assignment]
+        self._session: Session | None = None
+        self._chats: Chats | None = None
+        self._commands: Commands | None = None
+        self._register()
+
+    async def close(self) -> None:
+        await self.protocol.cancel_all()
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def session(self) -> Session:
+        assert self._session is not None, "the protocol lets nothing through before initialize"
+        return self._session
+
+    @property
+    def chats(self) -> Chats:
+        assert self._chats is not None
+        return self._chats
+
+    # -- wiring ----------------------------------------------------------------------------------------------------
+
+    def _register(self) -> None:
+        features: dict[str, Any] = {
+            types.INITIALIZE: self._initialize,
+            types.INITIALIZED: lambda _: self.session.start(),
+            types.SHUTDOWN: lambda *_: self.session.close(),
+            types.TEXT_DOCUMENT_DID_OPEN: lambda params: self.session.documents.open(params.text_document),
+            types.TEXT_DOCUMENT_DID_CHANGE: lambda params: self.session.documents.change(params),
+            types.TEXT_DOCUMENT_DID_CLOSE: lambda params: self.session.documents.close(params.text_document.uri),
+            types.TEXT_DOCUMENT_DID_SAVE: lambda params: self.session.documents.save(params.text_document.uri),
+            types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._watched_files,
+            types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: lambda _: self.session.sources.set_folders(self._folders()),
+            protocol.CHAT: lambda params: self.chats.ask(params),
+            protocol.CHUNKS: self._chunks,
+            protocol.STATUS: lambda _: self.session.status.status,
+            protocol.PLAN: lambda params: self.chats.plan(params),
+            protocol.SLASH: self._slash,
+            protocol.SLASH_COMPLETE: self._slash_complete,
+        }
+        for method, handler in features.items():
+            self.language_server.feature(method)(_plain(handler))
+        for command in (method.name for method in protocol.METHODS.values() if method.kind == "command"):
+            self.language_server.command(command)(_plain(partial(self._command, command)))
+
+    def _initialize(self, params: types.InitializeParams) -> None:
+        encoding = types.PositionEncodingKind(self.language_server.workspace.position_encoding or "utf-16").value
+        editor = Editor(self.language_server)
+        try:
+            session = Session(editor, params.initialization_options, self._folders(), encoding)
+        except wire.WireError as error:
+            raise wire.WireError([f"initializationOptions.{problem}" for problem in error.problems]) from None
+        self._session = session
+        self._chats = Chats(session, lambda delta: editor.notify(protocol.CHAT_DELTA, delta))
+        self._commands = Commands(session, self._chats)
+
+    def _folders(self) -> list[Path]:
+        workspace = self.language_server.workspace
+        uris = [folder.uri for folder in workspace.folders.values()] or [workspace.root_uri or ""]
+        return [path for path in map(path_of, uris) if path is not None]
+
+    # -- handlers --------------------------------------------------------------------------------------------------
+
+    def _watched_files(self, params: types.DidChangeWatchedFilesParams) -> None:
+        paths = (path_of(change.uri) for change in params.changes)
+        self.session.documents.files_changed(path for path in paths if path is not None)
+
+    async def _chunks(self, _: Any) -> ChunksResult:
+        async with self.session.engine() as client:
+            return await self.session.context.refresh(client)
+
+    async def _command(self, name: str, params: Any) -> CommandResult:
+        assert self._commands is not None
+        return await self._commands.table()[name](params)
+
+    async def _slash(self, params: protocol.SlashParams) -> CommandResult:
+        call = slash.parse(params.text, params.conversation_id)
+        if call.target == slash.HELP:
+            usages = slash.usages(call.params)
+            return CommandResult(markdown=markdown.usages(usages), data=HelpResult(commands=usages))
+        if call.target == protocol.PLAN:
+            plan = await self.chats.plan(call.params)
+            return CommandResult(markdown=markdown.plan(plan), data=plan)
+        return await self._command(call.target, call.params)
+
+    async def _slash_complete(self, params: protocol.SlashCompleteParams) -> SlashCompleteResult:
+        session = self.session
+        surroundings = Surroundings(
+            chunks=session.context.state.chunks,
+            paths=lambda typed: workspace_files.complete_path(typed, session.sources.base),
+            units=lambda text: text_sync.units(text, session.encoding),
+        )
+        return await asyncio.to_thread(slash_complete.complete, params.text, surroundings)
+
+
+def _plain(handler: Any) -> Any:
+    """pygls marks handlers with attributes, which bound methods don't take."""
+    return partial(handler)
+
+
+async def serve(stdin: int, stdout: int) -> int:
+    """Serves one client over two file descriptors until it says exit or is gone; returns the exit status."""
+    writer = MessageWriter(stdout)
+    server = Server()
+    messages = server.protocol
+    messages.set_writer(writer)
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(NotImplementedError):
+        loop.add_signal_handler(signal.SIGTERM, messages.end, 0)
+        loop.add_signal_handler(signal.SIGINT, messages.end, 0)
+    reader = MessageReader(
+        stdin, messages.handle_message, lambda: messages.end(0 if messages.phase is Phase.SHUT_DOWN else 1)
+    )
+    reader.start()
+    status = await messages.exit_status
+    await server.close()
+    writer.close()
+    return status
+
+
+def main() -> None:
+    """Serves over stdin and stdout, and exits. What anything else prints goes to stderr."""
+    logging.basicConfig(stream=sys.stderr, level=os.environ.get("CTX_LSP_LOG", "WARNING").upper())
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    stdin, stdout = os.dup(0), os.dup(1)
+    os.dup2(2, 1)
+    sys.exit(asyncio.run(serve(stdin, stdout)))

@@ -1,0 +1,192 @@
+"""The state of one server: its options, documents, context, engine and status, and how they work together.
+
+Knows what has to happen before a question can be asked; how questions, commands and the wire look is elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from lsprotocol import types
+
+from ctx_lsp.documents import Documents
+from ctx_lsp.editor import Editor
+from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
+from ctx_lsp.engine_events import SseEvent
+from ctx_lsp.engine_link import EngineLink, LinkEvents
+from ctx_lsp.engine_process import EngineProcess
+from ctx_lsp.options import engine_config, parse_options
+from ctx_lsp.protocol import ChunksResult, ServerState
+from ctx_lsp.remote_context import RemoteContext
+from ctx_lsp.shelf import EngineShelf
+from ctx_lsp.sources import SourceNames
+from ctx_lsp.status import StatusBoard
+from engine.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+_REFRESH_SECONDS = 0.2
+
+
+class Session:
+    """Everything a server knows, from `initialize` to the end of the process.
+
+    Invariant: `_tasks` holds every background task that was started here and has not ended.
+    """
+
+    def __init__(self, editor: Editor, initialization_options: Any, folders: list[Path], encoding: str) -> None:
+        """Raises WireError for options that can't be meant."""
+        parsed = parse_options(initialization_options)
+        self.warnings = parsed.warnings
+        self.options = parsed.options
+        self.editor = editor
+        self.encoding = encoding
+        self.sources = SourceNames(folders)
+        self.documents = Documents(self.sources, self.options.documents, self.options.debounce_ms / 1000, encoding)
+        config = engine_config(self.options)
+        self.status = StatusBoard(editor, config.model)
+        self.context = RemoteContext(_context_id(folders), self.options.instructions, self._on_chunks)
+        self._process = EngineProcess(config, self.options.idle_timeout)
+        events = LinkEvents(self._on_state, self._on_attach, self._on_event)
+        self.link = EngineLink(self._process, self.context.id, events)
+        self._stale = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    def start(self) -> None:
+        """Begins what goes on by itself: bringing up the engine, following documents and chunks."""
+        for warning in self.warnings:
+            self.editor.log(warning, types.MessageType.Warning)
+        self._spawn(self._bring_up())
+        self._spawn(self._follow_documents())
+        self._spawn(self._follow_chunks())
+        self._spawn(self.editor.watch_files())
+
+    async def close(self) -> None:
+        """Lets go of the engine, which forgets this context. Idempotent."""
+        if self._closing:
+            return
+        self._closing = True
+        self.documents.cancel_timers()
+        self.status.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.link.close()
+
+    # -- what requests need ----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def engine(self) -> AsyncIterator[EngineClient]:
+        """A ready engine that has this context, waited for if need be. Raises EngineError; says so if it gets lost."""
+        client = await self.link.client()
+        try:
+            yield client
+        except EngineLostError:
+            self.link.report_lost(client)
+            raise EngineLostError(f"{self._process.obituary()}; the next request starts it again") from None
+
+    async def flush(self, client: EngineClient) -> EngineShelf:
+        """Brings the latest text of every document to the engine. Returns what it went through."""
+        return await self._flush(client, only_rested=False)
+
+    async def warm(self, client: EngineClient) -> None:
+        """Asks for the active composition's KV ahead of the next question."""
+        try:
+            await self.context.populate(client)
+            self.status.update(message="ready")
+        except EngineLostError:
+            raise
+        except EngineError as error:
+            self.status.update(message=error.message)
+
+    # -- background ------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bring_up(self) -> None:
+        try:
+            await self.link.client()
+        except EngineError as error:
+            self.editor.log(error.message, types.MessageType.Error)
+
+    async def _follow_documents(self) -> None:
+        """A dead engine isn't started for an edit, only for a request: if it dies of the text, it would die forever."""
+        while True:
+            await self.documents.rested.wait()
+            self.documents.rested.clear()
+            client = self.link.current
+            if client is None:
+                continue  # attaching to the next engine brings everything
+            try:
+                await self._flush(client, only_rested=True)
+                await self.warm(client)
+            except EngineLostError:
+                self.link.report_lost(client)
+            except EngineError as error:
+                self.editor.log(error.message, types.MessageType.Warning)
+
+    async def _follow_chunks(self) -> None:
+        while True:
+            await self._stale.wait()
+            self._stale.clear()
+            client = self.link.current
+            if client is not None:
+                try:
+                    await self.context.refresh(client)
+                except EngineError as error:
+                    logger.info("the chunk list could not be read: %s", error)
+            await asyncio.sleep(_REFRESH_SECONDS)
+
+    async def _flush(self, client: EngineClient, *, only_rested: bool) -> EngineShelf:
+        shelf = EngineShelf(self.context, client, self._on_refusal)
+        if await self.documents.flush(shelf, only_rested=only_rested):
+            await self.context.refresh(client)
+        return shelf
+
+    # -- what the engine says --------------------------------------------------------------------------------------
+
+    def _on_state(self, state: ServerState, message: str, progress: float | None, health: Health | None) -> None:
+        changes: dict[str, Any] = {"state": state, "message": message, "progress": progress}
+        if health is not None:
+            changes |= {"model": health.model, "device": health.device}
+        self.status.update(**changes)
+        if state != "ready":
+            self.status.show_populate(0, 0)
+        if state == "stopped" and not self._closing:
+            self.editor.log(message, types.MessageType.Warning)
+
+    async def _on_attach(self, client: EngineClient) -> None:
+        await self.context.attach(client)
+        self.documents.forget_shelf()
+        await self._flush(client, only_rested=False)
+        await self.warm(client)
+
+    def _on_event(self, event: SseEvent) -> None:
+        if event.name == "chunks_changed":
+            self._stale.set()
+        elif event.name == "populate_progress":
+            data = json.loads(event.data)
+            self.status.show_populate(data["done"], data["total"])
+
+    def _on_chunks(self, state: ChunksResult) -> None:
+        self.status.chunks_changed(state.active_tokens, state.limit)
+
+    def _on_refusal(self, source: str, reason: str) -> None:
+        self.editor.log(f"{source} is not active in the context: {reason}", types.MessageType.Warning)
+
+
+def _context_id(folders: list[Path]) -> str:
+    name = folders[0].name if folders else "no-folder"
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name) or 'workspace'}-{uuid.uuid4().hex}"
