@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.models.linear import NARROW_ROWS, add_linear_, linear
+from engine.models.linear import NARROW_ROWS, SPLIT_ELEMENTS, add_linear_, linear
 
 ROWS = [1, 2, 7, NARROW_ROWS, NARROW_ROWS + 1]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -31,6 +31,14 @@ def test_linear_is_f_linear(rows, out, dtype, bias):
     before = total.clone()
     assert add_linear_(total, x, weight, offset) is total
     torch.testing.assert_close(total, before + expected, atol=atol, rtol=rtol)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("out", [SPLIT_ELEMENTS // 48 + 1, 16384])
+def test_a_large_matrix_times_one_row_is_split_among_threads(out, bias):
+    x, weight, offset, _ = operands(1, out, torch.float32, bias)
+    assert weight.numel() >= SPLIT_ELEMENTS
+    torch.testing.assert_close(linear(x, weight, offset), F.linear(x, weight, offset), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rows", ROWS)
