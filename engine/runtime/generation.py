@@ -8,10 +8,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from engine.runtime.detokenizer import IncrementalDetokenizer
-from engine.runtime.sampler import SamplingState
-from engine.runtime.stop_strings import StopChecker
-
 from engine.attention.base import AttentionRow
 from engine.chat_stream import ChatStream
 from engine.composition import Composition
@@ -20,7 +16,10 @@ from engine.context_manager import ContextManager
 from engine.hashing import TokenArray
 from engine.kv.segment import Segment
 from engine.kv.segment_store import SegmentStore
+from engine.runtime.detokenizer import IncrementalDetokenizer
 from engine.runtime.prefill import Prefill, Tail
+from engine.runtime.sampler import SamplingState
+from engine.runtime.stop_strings import StopChecker
 from engine.types import ChatDelta, ChunkPlan, StopReason, Timing, Usage
 
 

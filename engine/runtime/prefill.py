@@ -55,6 +55,11 @@ class Prefill:
         return last.start + last.length if last else 0
 
     @property
+    def tokens_ready(self) -> int:
+        """Tokens of the composition whose KV is there, the piece under way included."""
+        return self.position + (self._segment.filled if self._segment else 0)
+
+    @property
     def table(self) -> VirtualBlockTable:
         """All that is placed, as attention reads it."""
         if self._table is None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from engine.models.decoder import Decoder
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
+from engine.models.decoder import Decoder
 from engine.runtime.scheduler import StepRow
 
 

@@ -141,8 +141,8 @@ class Scheduler:
             if piece is not None:
                 return self._row(warmup, *piece)
             self._remember(warmup)
-            self._drop(warmup)
             self._progressed(warmup)
+            self._drop(warmup)
         return None
 
     # -- its results -----------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Warmup:
         return self._prefill is not None
 
     def progress(self) -> PopulateProgress:
-        done = self._prefill.position if self._prefill else 0
+        done = self._prefill.tokens_ready if self._prefill else 0
         return PopulateProgress(self.context.id, done, self._composition.tokens)
 
     def pins(self) -> list[Segment]:

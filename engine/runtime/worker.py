@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from engine.runtime.sampler import Sampler
-
 from engine.errors import EngineError
 from engine.runtime.runner import Runner
+from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler, StepRow
 
 logger = logging.getLogger(__name__)

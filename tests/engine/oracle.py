@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from engine import Engine
 from engine.chat_stream import ChatStream
-from engine.types import ChatDelta, ChatDone
+from engine.types import ChatDelta, ChatDone, ChatEvent
 
 
 class Oracle:
@@ -65,9 +65,9 @@ def recorded_logits(engine: Engine) -> Iterator[list[Tensor]]:
         sampler.sample = original  # type: ignore[method-assign]
 
 
-def finish(stream: ChatStream) -> ChatDone:
-    """Read a stream to its end, checking that its deltas add up to its text."""
-    text = ""
+def finish(stream: ChatStream, read: Sequence[ChatEvent] = ()) -> ChatDone:
+    """Read a stream to its end, checking that its deltas, those `read` already included, add up to its text."""
+    text = "".join(event.text for event in read)
     for event in stream:
         if isinstance(event, ChatDelta):
             assert event.text

@@ -28,6 +28,7 @@ LINES = (
     "# the dog does not mind at all, and jumps over the lazy fox",
 )
 SOURCES = ("a.py", "b.py", "c.py", "d.py")
+COMPOSED = ("api", "all")
 texts = st.lists(st.sampled_from(LINES), min_size=1, max_size=14).map("\n".join)
 questions = st.sampled_from(("Who jumps?", "What does add return, and how many lines has it?", "Why?"))
 
@@ -53,7 +54,9 @@ class History(RuleBasedStateMachine):
 
     @property
     def sources(self) -> list[str]:
-        return [source for chunk in self.context.chunks() for source in chunk.sources]
+        """What can be drawn: answers come when they come, so their names would make a history hard to repeat."""
+        names = {source for chunk in self.context.chunks() for source in chunk.sources}
+        return [name for name in (*SOURCES, *COMPOSED) if name in names]
 
     @rule(source=st.sampled_from(SOURCES), text=texts, active=st.booleans())
     def add_or_edit(self, source: str, text: str, active: bool) -> None:
@@ -71,7 +74,7 @@ class History(RuleBasedStateMachine):
         if self.sources:
             self.context.move(data.draw(st.sampled_from(self.sources)), position)
 
-    @rule(data=st.data(), name=st.sampled_from(("api", "all")))
+    @rule(data=st.data(), name=st.sampled_from(COMPOSED))
     def compose(self, data: st.DataObject, name: str) -> None:
         if self.sources:
             refs = data.draw(st.lists(st.sampled_from(self.sources), min_size=1, max_size=3))
@@ -100,6 +103,13 @@ class History(RuleBasedStateMachine):
             self.open.append(self.context.chat(question, params, fidelity=fidelity))
         except ContextFullError:
             assert self.context.plan(question).tokens >= 900
+
+    @rule(number=st.integers(0, 5), active=st.booleans())
+    def switch_an_answer(self, number: int, active: bool) -> None:
+        self.finish_open()
+        outputs = [chunk.hash for chunk in self.context.chunks() if chunk.kind == "output"]
+        if outputs:
+            (self.context.activate if active else self.context.deactivate)(outputs[number % len(outputs)])
 
     @rule(read=st.integers(0, 5))
     def cancel(self, read: int) -> None:
