@@ -122,7 +122,7 @@ def test_a_server_without_clients_ends() -> None:
 
 def test_an_event_stream_keeps_the_server_and_its_context_alive() -> None:
     engine = FakeEngine()
-    with serving(engine, idle_timeout=0.3, heartbeat=0.05) as served:
+    with serving(engine, idle_timeout=1.0, heartbeat=0.05) as served:
         served.put("watched")
         served.put("left")
         with served.client.stream("GET", "/v1/events?context=watched") as response:
@@ -136,7 +136,7 @@ def test_an_event_stream_keeps_the_server_and_its_context_alive() -> None:
 
 def test_a_running_answer_keeps_the_server_and_its_context_alive() -> None:
     engine = FakeEngine(script=Script(words=ENDLESS, pause=0.001))
-    with serving(engine, idle_timeout=0.3) as served:
+    with serving(engine, idle_timeout=1.0) as served:
         served.put("asked")
         served.put("left")
         body = chat_body(stream=True, context="asked")
@@ -151,7 +151,7 @@ def test_a_running_answer_keeps_the_server_and_its_context_alive() -> None:
 
 
 def test_strangers_do_not_keep_the_server_alive() -> None:
-    with serving(FakeEngine(), idle_timeout=0.3) as served:
+    with serving(FakeEngine(), idle_timeout=1.0) as served:
         del served.client.headers["Authorization"]
         statuses = set()
         with suppress(httpx.TransportError):  # it may end while we ask
