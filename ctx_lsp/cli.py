@@ -1,0 +1,184 @@
+"""The `ctx-lsp` command: what can be asked for on the command line, and which module does it.
+
+Imports a command's module only when that command runs: `ctx-lsp serve` must start quickly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ctx_lsp import __version__
+
+EXIT_USAGE = 2
+
+# InitializationOptions that are also options of `chat`.
+_ENGINE_OPTIONS = ("model", "device", "dtype", "max_context", "kv_cache_tokens", "threads", "instructions")
+_SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "max_tokens", "seed")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser(command=next(iter(argv), ""))
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return EXIT_USAGE
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    """The parser for a line that begins with `command`; the other commands are there by name only."""
+    parser = argparse.ArgumentParser(
+        prog="ctx-lsp", description="A local LLM whose context is a set of files kept warm, for editors and terminals."
+    )
+    parser.add_argument("--version", action="version", version=f"ctx-lsp {__version__}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    serve = commands.add_parser("serve", help="the language server, over stdin and stdout (editors start this)")
+    serve.set_defaults(run=_serve)
+    _add_chat(commands)
+    _add_models(commands, wanted=command == "models")
+    _add_engine(commands, wanted=command == "engine")
+    return parser
+
+
+def _add_models(commands: Any, *, wanted: bool) -> None:
+    if not wanted:
+        commands.add_parser("models", help="list, fetch or remove the models that can be had by name")
+        return
+    from ctx_lsp import models_command
+
+    models_command.add_arguments(commands)
+    commands.choices["models"].set_defaults(run=models_command.run)
+
+
+def _add_engine(commands: Any, *, wanted: bool) -> None:
+    if not wanted:
+        commands.add_parser("engine", help="show or end the engine processes that hold the models")
+        return
+    from ctx_lsp import engine_command
+
+    engine_command.add_arguments(commands)
+
+
+def _add_chat(commands: Any) -> None:
+    chat = commands.add_parser(
+        "chat",
+        help="chat in the terminal",
+        description="Chat about files. Without FILES, the workspace's files that fit are loaded.",
+    )
+    chat.set_defaults(run=_chat)
+    chat.add_argument("files", nargs="*", metavar="FILES", help="files and folders to load, relative to this folder")
+    chat.add_argument("--workspace", default=".", metavar="DIR", help="folder the chat is about (default: this one)")
+    chat.add_argument("--no-files", action="store_true", help="without FILES: load nothing")
+    _add_question(chat.add_argument_group("one question"))
+    _add_model(chat.add_argument_group("model"))
+    _add_sampling(chat.add_argument_group("answers"))
+    chat.add_argument("--server", metavar="COMMAND", help="start this language server instead of `ctx-lsp serve`")
+
+
+def _add_question(group: Any) -> None:
+    group.add_argument("--ask", metavar="QUESTION", help="ask this, print the answer and leave; - reads it from stdin")
+    group.add_argument("--json", action="store_true", help="with --ask: print one JSON object, answer and figures")
+
+
+def _add_model(group: Any) -> None:
+    group.add_argument("--model", metavar="M", help="catalogue name, folder or GGUF file")
+    group.add_argument("--device", help="auto, cpu, cuda, cuda:1…")
+    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="of weights and KV")
+    group.add_argument("--max-context", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
+    group.add_argument("--kv-cache-tokens", type=_positive, metavar="TOKENS", help="size of the KV pool")
+    group.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
+    group.add_argument("--instructions", metavar="TEXT", help="the system message before the files")
+
+
+def _add_sampling(group: Any) -> None:
+    group.add_argument("--fidelity", choices=("exact", "instant"), default="exact", help="how current the context is")
+    group.add_argument("--temperature", type=float, metavar="T", help="0 (default) is greedy")
+    group.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens")
+    group.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens that make up P")
+    group.add_argument("--max-tokens", type=_positive, metavar="N", help="longest answer")
+    group.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from ctx_lsp.server import main as serve
+
+    serve()
+    return 0
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from ctx_lsp import terminal
+
+    try:
+        options = _chat_options(arguments)
+    except (OSError, ValueError) as error:
+        return _refuse(str(error))
+    return terminal.run(options)
+
+
+def _chat_options(arguments: argparse.Namespace) -> Any:
+    """Raises ValueError or OSError with a message for people."""
+    from ctx_lsp.protocol import Sampling
+    from ctx_lsp.terminal_options import ChatOptions, existing_paths
+    from ctx_lsp.terminal_session import SERVE_COMMAND, Settings
+
+    question = _question(arguments)
+    workspace = Path(arguments.workspace).expanduser().resolve()
+    if not workspace.is_dir():
+        raise ValueError(f"no such folder: {arguments.workspace}")
+    chosen = {name: getattr(arguments, name) for name in _ENGINE_OPTIONS if getattr(arguments, name) is not None}
+    if "model" in chosen:
+        chosen["model"] = _model(chosen["model"])
+    command = tuple(shlex.split(arguments.server)) if arguments.server else SERVE_COMMAND
+    return ChatOptions(
+        settings=Settings(workspace=workspace, initialization=chosen, command=command),
+        files=existing_paths(arguments.files),
+        discover=not (arguments.files or arguments.no_files),
+        question=question,
+        as_json=arguments.json,
+        fidelity=arguments.fidelity,
+        sampling=Sampling(**{name: getattr(arguments, name) for name in _SAMPLING_OPTIONS}),
+    )
+
+
+def _model(name: str) -> str:
+    """A path is made absolute: the server and the engine need not run in this folder."""
+    is_path = name.startswith((".", "~", "/")) or name.endswith(".gguf")
+    return str(Path(name).expanduser().absolute()) if is_path else name
+
+
+def _question(arguments: argparse.Namespace) -> str | None:
+    """The question of `--ask`, or what is piped in; None in a terminal."""
+    question: str | None = arguments.ask
+    if question == "-":
+        question = sys.stdin.read()
+    elif question is None and not sys.stdin.isatty():
+        question = sys.stdin.read() or None
+    if question is not None and not question.strip():
+        raise ValueError("the question is empty")
+    if question is None and arguments.json:
+        raise ValueError("--json needs --ask")
+    if question is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ValueError("a conversation needs a terminal; --ask asks one question")
+    return question
+
+
+def _refuse(message: str) -> int:
+    print(f"ctx-lsp: {message}", file=sys.stderr)
+    return 1
