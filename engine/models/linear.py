@@ -38,8 +38,11 @@ def add_linear_(total: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
-    """x [1, in] · weightᵀ as a batch of matrix-vector products over slices of rows, so that every thread has some."""
+    """x [1, in] · weightᵀ as a batch of vector-matrix products over slices of rows, so that every thread has some.
+
+    The vector stands on the left: MKL's batch of matrix times column vector is ten times slower on some CPUs.
+    """
     rows, columns = weight.shape
     parts = min(rows & -rows, 1 << (2 * torch.get_num_threads()).bit_length())  # a power of two that divides rows
-    slices = weight.view(parts, rows // parts, columns)
-    return torch.bmm(slices, x.view(1, columns, 1).expand(parts, columns, 1)).view(1, rows)
+    slices = weight.view(parts, rows // parts, columns).transpose(1, 2)
+    return torch.bmm(x.expand(parts, 1, columns), slices).view(1, rows)
