@@ -1,0 +1,1 @@
+"""Running the model: scheduling, forward steps, sampling, and turning sampled tokens into text."""
