@@ -41,15 +41,13 @@ def fetch(model: CatalogueModel, *, progress: Progress = silent) -> Path:
     Raises:
         DownloadError: no source delivered it; `data["causes"]` says why, source by source.
     """
-    path = model_file(model)
-    if is_fetched(model):
-        return path
-    with _locked(model, progress):
-        if not is_fetched(model):
-            _make_room(model)
-            _put_in_place(_from_any_source(model, progress), path, model.sha256)
-            shutil.rmtree(staging_folder(model), ignore_errors=True)
-    return path
+    if not is_fetched(model):
+        try:
+            with _locked(model, progress):
+                _fetch_if_missing(model, progress)
+        except OSError as error:
+            raise DownloadError(f"{cache_root()} can't be written: {error}", model=model.name) from error
+    return model_file(model)
 
 
 def is_fetched(model: CatalogueModel) -> bool:
@@ -101,6 +99,15 @@ def _locked(model: CatalogueModel, progress: Progress) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _fetch_if_missing(model: CatalogueModel, progress: Progress) -> None:
+    """The whole work, with the lock held; another process may have done it while this one waited."""
+    if is_fetched(model):
+        return
+    _make_room(model)
+    _put_in_place(_from_any_source(model, progress), model_file(model), model.sha256)
+    shutil.rmtree(staging_folder(model), ignore_errors=True)
 
 
 def _make_room(model: CatalogueModel) -> None:

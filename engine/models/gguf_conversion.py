@@ -1,7 +1,7 @@
 """The converting process: `python -m engine.models.gguf_conversion FILE.gguf FOLDER`.
 
-transformers reads the GGUF and writes the folder; here is only what has to be put right in between. Prints one JSON
-report per line: {"step": str, "fraction": float}. Knows nothing of caches, stamps or locks.
+transformers reads the GGUF and writes the folder; `gguf_corrections` puts right what it misses in between. Prints one
+JSON report per line: {"step": str, "fraction": float}. Knows nothing of caches, stamps or locks.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ import gguf
 import torch
 import transformers
 
-SAME_MATRIX = 0.5
-"""Two matrices that differ by less than this share of their norm are one matrix, quantized twice: quantizing to 2 bits
-stays below 0.3, and unrelated matrices of equal norm are 1.4 apart."""
+from engine.models.gguf_corrections import output_is_finer, set_endings, split_digits, tie_if_same
 
 
 def main() -> None:
-    source, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    _spare_repeated_parsing()
     report("reading the file", 0.0)
-    tensors = gguf.GGUFReader(str(source)).tensors
+    _spare_repeated_parsing()
+    _report_dequantizing(0.2, 0.6)
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+def convert(source: Path, folder: Path) -> None:
+    """Reads the GGUF `source` and writes config, weights and tokenizer into `folder`."""
+    reader = gguf.GGUFReader(str(source))
     report("reading the file", 0.1)
-    _report_dequantizing(len(tensors), 0.2, 0.6)
     model = load(source)
-    tie_if_same(model, output_is_finer({tensor.name: tensor.tensor_type for tensor in tensors}))
+    tie_if_same(model, output_is_finer({tensor.name: tensor.tensor_type for tensor in reader.tensors}))
     report("reading the tokenizer", 0.6)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    pre = reader.fields.get("tokenizer.ggml.pre")
+    split_digits(tokenizer, pre and pre.contents())
+    set_endings(model, tokenizer)
     report("writing", 0.8)
     save(model, folder)
     tokenizer.save_pretrained(folder)
-    report("done", 1.0)
+    report("writing", 1.0)
 
 
 def load(source: Path) -> Any:
@@ -44,39 +49,6 @@ def load(source: Path) -> Any:
     if hasattr(transformers, "GgufConfig"):  # older releases of transformers know no packed weights
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     return transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, **options)
-
-
-def output_is_finer(types: dict[str, Any]) -> bool:
-    """Whether the output matrix has at least as many bits per weight as the embedding. `types`: GGUF tensor types."""
-
-    def bits(name: str) -> float:
-        block_weights, block_bytes = gguf.GGML_QUANT_SIZES[types[name]]
-        return 8 * block_bytes / block_weights
-
-    pair = ("output.weight", "token_embd.weight")
-    return all(name in types for name in pair) and bits(pair[0]) >= bits(pair[1])
-
-
-def tie_if_same(model: Any, keep_output: bool) -> bool:
-    """Ties embedding and output if they are one matrix, to the finer of its two quantizations; says whether it did.
-
-    Many GGUFs of tied models carry the matrix twice, and transformers then takes the model for an untied one.
-    """
-    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-    if output is None or output.weight is embedding.weight or not same_matrix(embedding.weight, output.weight):
-        return False
-    embedding.weight = output.weight = output.weight if keep_output else embedding.weight
-    model.config.get_text_config().tie_word_embeddings = True
-    model.config.tie_word_embeddings = True
-    return True
-
-
-def same_matrix(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two [vocabulary, width] matrices agree but for quantization; judged by every 16th row."""
-    if a.shape != b.shape:
-        return False
-    a, b = a.detach()[::16].float(), b.detach()[::16].float()
-    return bool((a - b).norm() < SAME_MATRIX * torch.maximum(a.norm(), b.norm()))
 
 
 def save(model: Any, folder: Path) -> None:
@@ -98,9 +70,10 @@ def _spare_repeated_parsing() -> None:
     package.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
 
 
-def _report_dequantizing(tensors: int, start: float, end: float) -> None:
+def _report_dequantizing(start: float, end: float) -> None:
     """Counts tensors as transformers has them dequantized, for progress between `start` and `end`."""
-    dequantize, done = gguf.dequantize, 0
+    package: Any = gguf
+    dequantize, tensors, done = gguf.dequantize, len(gguf.GGUFReader(sys.argv[1]).tensors), 0
 
     @functools.wraps(dequantize)
     def counting(*args: Any, **kwargs: Any) -> Any:
@@ -109,7 +82,7 @@ def _report_dequantizing(tensors: int, start: float, end: float) -> None:
         report("dequantizing", start + (end - start) * min(done / tensors, 1.0))
         return dequantize(*args, **kwargs)
 
-    gguf.dequantize = counting
+    package.dequantize = counting
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 READ_BYTES = 1 << 20
@@ -47,13 +49,14 @@ def is_verified(path: Path, size: int, sha256: str) -> bool:
         return True
     if sha256_of(path) != sha256:
         return False
-    write_stamp(path, sha256)
+    with suppress(OSError):  # a cache that can't be written serves as well, only each look hashes again
+        write_stamp(path, sha256)
     return True
 
 
 def write_atomically(path: Path, value: dict[str, object]) -> None:
     """JSON at `path`, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
