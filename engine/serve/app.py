@@ -17,15 +17,18 @@ from engine.serve.loading import EngineHost
 from engine.serve.services import Services, Settings
 
 
-def create_app(host: EngineHost, settings: Settings, end: Callable[[], None]) -> FastAPI:
+def create_app(
+    host: EngineHost, settings: Settings, end: Callable[[], None], tidy: Callable[[], None] = lambda: None
+) -> FastAPI:
     """The application; the engine begins to load when it starts.
 
     Args:
         host: of the engine, not started yet.
         settings: how to behave towards clients.
         end: called on the event loop when the process shall end; must return at once.
+        tidy: called on the event loop every few seconds; must return at once.
     """
-    services = Services(host, settings, end)
+    services = Services(host, settings, end, tidy)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

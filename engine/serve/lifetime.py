@@ -78,21 +78,28 @@ class Housekeeper:
     attendance: Attendance
     idle_timeout: Callable[[], float]  # seconds; infinite for never
     drop_context: Callable[[str], Awaitable[None]]
+    tidy: Callable[[], None]  # done on every round
     end: Callable[[], None]
 
     async def run(self) -> None:
-        """Look around until it is time to end."""
-        while not await self.look():
+        """Look around until it is time to end. A round that fails is logged, and does not make it stay for ever."""
+        ended = False
+        while not ended:
             await asyncio.sleep(min(5.0, max(0.05, self.idle_timeout() / 10)))
+            try:
+                ended = await self.look()
+            except Exception:
+                logger.exception("housekeeping failed")
 
     async def look(self) -> bool:
         """One round; True once the process was told to end."""
         timeout = self.idle_timeout()
+        if self.attendance.clients.absence() >= timeout:
+            logger.info("no client for %.0f s; ending", timeout)
+            self.end()
+            return True
+        self.tidy()
         for context in self.attendance.abandoned_contexts(timeout):
             self.attendance.forget_context(context)
             await self.drop_context(context)
-        if self.attendance.clients.absence() < timeout:
-            return False
-        logger.info("no client for %.0f s; ending", timeout)
-        self.end()
-        return True
+        return False

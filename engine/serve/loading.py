@@ -99,7 +99,7 @@ class EngineHost:
             on_ready(engine)
         except EngineError as error:
             self._fail(error)
-        except Exception as error:  # whatever a driver, a file system or a library raises must reach /health
+        except BaseException as error:  # whatever a driver, a file system or a library raises must reach /health
             logger.exception("loading %s failed", self._health.model)
             self._fail(EngineError(f"loading the model failed: {type(error).__name__}: {error}"))
         else:

@@ -59,18 +59,21 @@ def _serve(config: EngineConfig, claimed: Claim, options: argparse.Namespace) ->
     from engine.serve import server as http  # imports the web framework, which a second start doesn't need
     from engine.serve.services import Settings
 
-    token = secrets.token_urlsafe(32)
-    host = EngineHost(partial(_load, config), config.model)
-    settings = Settings(token, idle_timeout=options.idle_timeout)
-    server = http.Server(host, settings, on_end=lambda: runtime_file.remove(claimed.path, token))
     try:
         listener = http.bind(options.port)
     except OSError as error:
         print(f"ctx-engine: can't listen on port {options.port}: {error}", file=sys.stderr)
         return 1
+    url, token = http.address(listener), secrets.token_urlsafe(32)
+    info = RuntimeInfo(url, token, os.getpid(), config.model, __version__, time.time())
+    host = EngineHost(partial(_load, config), config.model)
+    server = http.Server(
+        host,
+        Settings(token, idle_timeout=options.idle_timeout),
+        tidy=partial(runtime_file.keep, claimed.path, info),
+        on_end=partial(runtime_file.remove, claimed.path, token),
+    )
     with server.until_signal():
-        url = http.address(listener)
-        info = RuntimeInfo(url, token, os.getpid(), config.model, __version__, time.time())
         try:
             runtime_file.write(claimed.path, info)
             logger.info("serving %s at %s, runtime file %s", config.model, url, claimed.path)

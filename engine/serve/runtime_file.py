@@ -12,6 +12,7 @@ import re
 import stat
 import sys
 import tempfile
+import time
 import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ import platformdirs
 from engine.config import EngineConfig
 
 FOLDER_VARIABLE = "CTX_LSP_RUNTIME_DIR"
+_TOUCH_SECONDS = 3600
 _FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     "url": str,
     "token": str,
@@ -119,6 +121,17 @@ def write(path: Path, info: RuntimeInfo) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def keep(path: Path, info: RuntimeInfo) -> None:
+    """Keep a running engine's file in place: cleaners of runtime folders take what has not been touched for hours."""
+    try:
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        write(path, info)
+        return
+    if age > _TOUCH_SECONDS:
+        os.utime(path)
 
 
 def remove(path: Path, token: str) -> None:

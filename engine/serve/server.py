@@ -35,10 +35,17 @@ def address(listener: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Serves one engine until it is told to end, by a client, by idleness or by a signal."""
 
-    def __init__(self, host: EngineHost, settings: Settings, on_end: Callable[[], None] = lambda: None) -> None:
-        """`on_end` runs once, as soon as the end has begun: before connections are closed."""
+    def __init__(
+        self,
+        host: EngineHost,
+        settings: Settings,
+        *,
+        tidy: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`tidy` is done every few seconds, `on_end` as soon as the end has begun: before connections are closed."""
         self._on_end = on_end
-        app = create_app(host, settings, self.end)
+        app = create_app(host, settings, self.end, tidy)
         self.services: Services = app.state.services
         super().__init__(
             uvicorn.Config(

@@ -53,11 +53,12 @@ class Settings:
 
 @dataclass
 class Services:
-    """The parts of the server. `end` asks the process to end; it returns at once."""
+    """The parts of the server. `end` asks the process to end, `tidy` is done every few seconds; both return at once."""
 
     host: EngineHost
     settings: Settings
     end: Callable[[], None]
+    tidy: Callable[[], None]
     attendance: Attendance = field(default_factory=Attendance)
     hub: EventHub = field(init=False)
     answers: Answers = field(init=False)
@@ -70,7 +71,7 @@ class Services:
     def start(self) -> None:
         """Begin to load the engine and to look after the house. Call on the event loop."""
         self.host.start(on_ready=lambda engine: void(engine.subscribe(self.hub.publish)))
-        keeper = Housekeeper(self.attendance, self.idle_timeout, self.drop_context, self.end)
+        keeper = Housekeeper(self.attendance, self.idle_timeout, self.drop_context, self.tidy, self.end)
         self._housekeeping = asyncio.create_task(keeper.run())
 
     def stop(self) -> None:

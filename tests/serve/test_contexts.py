@@ -235,6 +235,25 @@ def test_half_a_character_is_refused(served: Served) -> None:
     )
 
 
+def test_a_defect_is_an_error_like_any_other(
+    served: Served, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(id: str) -> None:
+        raise KeyError(id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "get_context", fail)
+        response = served.client.get("/v1/contexts/c")
+    assert (response.status_code, error_of(response)["code"]) == (500, "internal_error")
+    assert "KeyError" in error_of(response)["message"]
+    assert served.client.get("/v1/contexts/c").status_code == 200
+
+
+def test_the_routes_describe_themselves(served: Served) -> None:
+    paths = served.client.get("/openapi.json").json()["paths"]
+    assert set(paths["/v1/contexts/{id}"]) == {"get", "put", "delete"}
+
+
 def test_two_clients_share_an_engine_but_not_their_contexts(served: Served) -> None:
     with served.new_client() as other:
         other.put("/v1/contexts/other")

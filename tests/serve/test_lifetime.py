@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from contextlib import suppress
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -39,11 +41,15 @@ class House:
 
     def __init__(self, attendance: Attendance, timeout: float) -> None:
         self.dropped: list[str] = []
+        self.rounds = 0
         self.ended = 0
-        self.keeper = Housekeeper(attendance, lambda: timeout, self.drop, self.end)
+        self.keeper = Housekeeper(attendance, lambda: timeout, self.drop, self.tidy, self.end)
 
     async def drop(self, context: str) -> None:
         self.dropped.append(context)
+
+    def tidy(self) -> None:
+        self.rounds += 1
 
     def end(self) -> None:
         self.ended += 1
@@ -75,7 +81,29 @@ async def test_the_house_is_closed_when_nobody_came_for_long(clock: Clock, atten
     clock.now = 110.0
     assert await house.keeper.look()
     assert house.ended == 1
+    assert house.rounds == 3
     await house.keeper.run()
+    assert house.ended == 2
+
+
+async def test_a_round_that_fails_does_not_stop_the_rounds(clock: Clock, attendance: Attendance) -> None:
+    house = House(attendance, 0.1)
+
+    async def fail(context: str) -> None:
+        clock.now = 1.0
+        raise RuntimeError(context)
+
+    with attendance.use_context("c"), attendance.clients.visit():
+        pass
+    clock.now = 0.1
+    with attendance.clients.visit():
+        keeper = replace(house.keeper, drop_context=fail)
+        running = asyncio.ensure_future(keeper.run())
+        while house.rounds < 2:
+            await asyncio.sleep(0.01)
+    clock.now = 5.0
+    await running
+    assert house.ended == 1
 
 
 async def test_a_context_is_dropped_once_when_nobody_used_it_for_long(clock: Clock, attendance: Attendance) -> None:

@@ -86,9 +86,10 @@ def test_health_while_the_model_loads(engine: FakeEngine) -> None:
         (ModelNotFoundError("there is no model 'nix'"), "model_not_found", "there is no model 'nix'"),
         (RuntimeError("no driver"), "engine_error", "RuntimeError: no driver"),
         (MemoryError(), "engine_error", "MemoryError"),
+        (SystemExit(3), "engine_error", "SystemExit: 3"),
     ],
 )
-def test_a_model_that_fails_to_load(engine: FakeEngine, error: Exception, cause: str, sentence: str) -> None:
+def test_a_model_that_fails_to_load(engine: FakeEngine, error: BaseException, cause: str, sentence: str) -> None:
     load = SlowLoad(error)
     load.release.set()
     with serving(engine, load, ready=False) as served:

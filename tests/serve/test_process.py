@@ -159,6 +159,14 @@ def test_the_file_of_an_engine_that_was_killed_is_replaced(folder: Path) -> None
             assert runtime_file.read(path) == next_one.info() != before
 
 
+def test_a_runtime_file_that_was_cleaned_away_comes_back(folder: Path) -> None:
+    with started(folder, "--model", "fake") as process:
+        info = process.info()
+        (path,) = folder.glob("*.json")
+        path.unlink()
+        assert process.info() == info
+
+
 def failed(process: Process) -> str:
     return str(process.until_status("failed")["message"])
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serve import openai_schema
 from tests.serve.fake_engine import texts_with_equal_prefix
@@ -66,6 +67,13 @@ def test_health(process: Process, client: httpx.Client) -> None:
     assert (health["status"], health["device"], health["dtype"]) == ("ready", "cpu", "float32")
     assert (health["max_context"], health["pid"]) == (4096, process.popen.pid)
     assert client.get("/v1/models").json()["data"][0]["id"] == health["model"]
+
+
+def test_metrics_are_in_prometheus_format(client: httpx.Client) -> None:
+    families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
+    assert families["ctx_engine_tokens_decoded"].type == "counter"
+    assert families["ctx_engine_blocks_total"].type == "gauge"
+    assert families["ctx_engine_blocks_total"].samples[0].value > 0
 
 
 def test_a_question_about_a_warm_file(client: httpx.Client) -> None:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -124,6 +125,17 @@ def test_removed_only_by_its_owner(path: Path) -> None:
     runtime_file.remove(path, INFO.token)
     assert not path.exists()
     runtime_file.remove(path, INFO.token)
+
+
+def test_a_file_that_was_cleaned_away_comes_back(path: Path) -> None:
+    runtime_file.keep(path, INFO)
+    assert runtime_file.read(path) == INFO
+    os.utime(path, (1.0, 1.0))
+    runtime_file.keep(path, INFO)
+    assert time.time() - path.stat().st_mtime < 3600
+    runtime_file.write(path, replace(INFO, token="another engine's"))
+    runtime_file.keep(path, INFO)
+    assert runtime_file.read(path) == replace(INFO, token="another engine's")
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------
