@@ -23,7 +23,7 @@ T = TypeVar("T")
 SERVE_COMMAND = (sys.executable, "-m", "ctx_lsp", "serve")
 
 _CAPABILITIES = {
-    "general": {"positionEncodings": ["utf-32", "utf-16"]},
+    "general": {"positionEncodings": ["utf-16"]},
     "window": {"workDoneProgress": True},
     "workspace": {"workspaceFolders": True},
 }
@@ -149,10 +149,10 @@ class Session:
         self.status = status = from_json(params, protocol.Status)
         self.on_status(status)
         if status.state in ("starting", "loading") and status.message:
-            self.on_step(Step(status.message, status.progress))
+            self._step(status.message, status.progress)
         elif status.state == "ready" and status.populate and status.populate.done < status.populate.total:
             done, total = status.populate.done, status.populate.total
-            self.on_step(Step(f"Reading the context, {done:,} of {total:,} tokens", done / total))
+            self._step(f"reading the context, {done:,} of {total:,} tokens", done / total)
 
     def _take_delta(self, params: Any) -> None:
         delta = from_json(params, protocol.ChatDelta)
@@ -166,10 +166,14 @@ class Session:
             return
         if value["kind"] == "begin":
             self._titles[token] = value["title"]
+        if self.status.state in ("starting", "loading"):
+            return  # the status says the same, and more
         percentage = value.get("percentage")
         parts = (self._titles.get(token), value.get("message"))
-        message = ": ".join(part for part in parts if part)
-        self.on_step(Step(message, None if percentage is None else percentage / 100))
+        self._step(": ".join(part for part in parts if part), None if percentage is None else percentage / 100)
+
+    def _step(self, message: str, fraction: float | None) -> None:
+        self.on_step(Step(message[:1].upper() + message[1:], fraction))
 
 
 def _ignore(_: object) -> None:
