@@ -93,9 +93,10 @@ class ProgressBar:
         self._send(token, types.WorkDoneProgressBegin(self._title, cancellable=False, **self._state()))
         while self._latest is not None:
             self._changed.clear()
-            self._send(token, types.WorkDoneProgressReport(**self._state()))
             await asyncio.sleep(_REPORT_SECONDS)
             await self._changed.wait()
+            if self._latest is not None:
+                self._send(token, types.WorkDoneProgressReport(**self._state()))
         self._send(token, types.WorkDoneProgressEnd())
 
     def _state(self) -> dict[str, Any]:

@@ -48,7 +48,11 @@ class LinkEvents:
 
 
 class EngineLink:
-    """Invariants: at most one task connects and at most one listens; `_client` is set only while one listens."""
+    """One line, up or down.
+
+    Invariants: `_client` is set only while a task listens to its engine; an engine's end has been told before the
+    next one is looked for; at most one task connects.
+    """
 
     def __init__(self, process: EngineProcess, context: str, events: LinkEvents) -> None:
         self._process = process
@@ -57,6 +61,7 @@ class EngineLink:
         self._client: EngineClient | None = None
         self._connecting: asyncio.Task[EngineClient] | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[EngineLostError] | None = None
 
     @property
     def current(self) -> EngineClient | None:
@@ -72,14 +77,18 @@ class EngineLink:
             self._connecting.add_done_callback(_consume)
         return await asyncio.shield(self._connecting)
 
-    def report_lost(self, client: EngineClient) -> None:
-        """A request failed because the engine is gone: don't wait until the event stream notices."""
+    async def report_lost(self, client: EngineClient) -> EngineLostError:
+        """A request failed because the engine is gone: don't wait for the event stream. Says what happened."""
         if client is self._client:
-            self._drop("stopped", self._process.obituary() + "; the next request starts it again")
+            self._client = None
+            self._ending = asyncio.create_task(self._end(client, self._listening))
+        if self._ending is None:
+            return EngineLostError("the connection to the engine was lost")
+        return await asyncio.shield(self._ending)
 
     async def close(self) -> None:
         client, self._client = self._client, None
-        for task in (self._connecting, self._listening):
+        for task in (self._connecting, self._listening, self._ending):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -93,15 +102,17 @@ class EngineLink:
     # -- coming up -------------------------------------------------------------------------------------------------
 
     async def _connect(self) -> EngineClient:
+        if self._ending is not None:
+            await self._ending
         self._events.on_state("starting", "looking for a running engine", None, None)
         try:
             return await self._try_connect()
         except EngineLostError:
-            error = EngineLostError(self._process.obituary() + " while it was loading")
+            error = EngineLostError(f"while it was loading, {await self._process.obituary()}")
             self._events.on_state("failed", error.message, None, None)
             raise error from None
-        except EngineError as error:
-            self._events.on_state("failed", error.message, None, None)
+        except Exception as error:
+            self._events.on_state("failed", str(error), None, None)
             raise
 
     async def _try_connect(self) -> EngineClient:
@@ -148,7 +159,7 @@ class EngineLink:
             with contextlib.suppress(EngineLostError):
                 async for event in events:
                     self._deliver(event)
-        self.report_lost(client)
+        await self.report_lost(client)
 
     def _deliver(self, event: SseEvent) -> None:
         try:
@@ -156,13 +167,13 @@ class EngineLink:
         except Exception:
             logger.exception("an event of the engine could not be handled: %s", event)
 
-    def _drop(self, state: ServerState, message: str) -> None:
-        client, self._client = self._client, None
-        self._events.on_state(state, message, None, None)
-        if self._listening is not None and self._listening is not asyncio.current_task():
-            self._listening.cancel()
-        if client is not None:
-            asyncio.get_running_loop().create_task(client.close()).add_done_callback(_consume)
+    async def _end(self, client: EngineClient, listening: asyncio.Task[None] | None) -> EngineLostError:
+        error = EngineLostError(f"{await self._process.obituary()}; the next request starts it again")
+        self._events.on_state("stopped", error.message, None, None)
+        if listening is not None:
+            listening.cancel()
+        await client.close()
+        return error
 
 
 def _consume(task: asyncio.Task[Any]) -> None:

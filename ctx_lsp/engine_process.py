@@ -25,6 +25,7 @@ COMMAND_VARIABLE = "CTX_LSP_ENGINE_COMMAND"
 
 START_SECONDS = 120.0
 _POLL_SECONDS = 0.05
+_DYING_SECONDS = 1.0
 _LOG_BYTES = 1024 * 1024
 _TAIL_LINES = 12
 
@@ -58,12 +59,20 @@ class EngineProcess:
             raise EngineStartError(f"the engine could not be started: {error}", log=str(self.log_path)) from error
         return await self._await_start(self._child)
 
-    def obituary(self) -> str:
+    async def obituary(self) -> str:
         """How the engine that was found or started ended, as far as can be known from here."""
-        status = self._child.poll() if self._child is not None else None
+        status = await self._exit_status() if self._child is not None else None
         if status is None:
-            return "the engine has ended"
+            return "the engine has ended or can't be reached"
         return f"the engine ended with {_exit_words(status)}; its log is {self.log_path}"
+
+    async def _exit_status(self) -> int | None:
+        """Its connections break a moment before the process is gone."""
+        assert self._child is not None
+        deadline = time.monotonic() + _DYING_SECONDS
+        while (status := self._child.poll()) is None and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+        return status
 
     def _find(self) -> RuntimeInfo | None:
         """The live engine of the runtime file. One that failed to load doesn't count: a new one takes its place."""

@@ -71,11 +71,11 @@ class Protocol(LanguageServerProtocol):
     """
 
     def __init__(self, server: Any, converter: Converter) -> None:
-        super().__init__(server, converter)
         self.phase = Phase.CREATED
         self.exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._running: dict[MessageId, asyncio.Task[Any]] = {}
         self._notified: set[asyncio.Task[Any]] = set()
+        super().__init__(server, converter)  # looks at every attribute, properties included
         for method in _OWN_DOCUMENTS:
             self.fm.builtin_features.pop(method, None)
 

@@ -91,8 +91,7 @@ class Session:
         try:
             yield client
         except EngineLostError:
-            self.link.report_lost(client)
-            raise EngineLostError(f"{self._process.obituary()}; the next request starts it again") from None
+            raise await self.link.report_lost(client) from None
 
     async def flush(self, client: EngineClient) -> EngineShelf:
         """Brings the latest text of every document to the engine. Returns what it went through."""
@@ -133,7 +132,7 @@ class Session:
                 await self._flush(client, only_rested=True)
                 await self.warm(client)
             except EngineLostError:
-                self.link.report_lost(client)
+                await self.link.report_lost(client)
             except EngineError as error:
                 self.editor.log(error.message, types.MessageType.Warning)
 

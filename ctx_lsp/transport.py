@@ -64,7 +64,7 @@ class MessageReader:
         with contextlib.suppress(RuntimeError):  # the loop has ended before the client did
             with contextlib.suppress(OSError):
                 while (body := read_body(self._stream)) is not None:
-                    self._loop.call_soon_threadsafe(self._on_message, _parse(body))
+                    self._loop.call_soon_threadsafe(self._on_message, parse(body))
             self._loop.call_soon_threadsafe(self._on_end)
 
 
@@ -90,7 +90,8 @@ def _content_length(line: bytes, known: int | None) -> int | None:
     return int(digits) if name.strip().lower() == b"content-length" and digits.isdigit() else known
 
 
-def _parse(body: bytes) -> Any:
+def parse(body: bytes) -> Any:
+    """The JSON value, or the ValueError that reading it raised."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
