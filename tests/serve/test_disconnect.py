@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -119,3 +122,29 @@ def test_shutting_down_ends_running_answers_with_an_error(served: Served, engine
     assert '"engine_stopped"' in rest[-2]
     assert rest[-1] == "data: [DONE]"
     until(lambda: not engine.running)
+
+
+def test_many_that_come_and_go_leave_nothing_behind(served: Served, engine: FakeEngine) -> None:
+    served.put()
+    services = served.server.services
+
+    def come_and_go(seed: int) -> None:
+        dice = random.Random(seed)
+        url = httpx.URL(served.url)
+        for _ in range(6):
+            with socket.create_connection((url.host, url.port), timeout=60) as connection:
+                request = request_bytes(stream=dice.random() < 0.5)
+                connection.sendall(request if dice.random() < 0.8 else request[: dice.randrange(len(request))])
+                for _ in range(dice.randrange(3)):
+                    connection.settimeout(dice.random() / 10)
+                    with suppress(TimeoutError):
+                        connection.recv(1000)
+
+    visitors = [threading.Thread(target=come_and_go, args=(seed,)) for seed in range(20)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    assert_stopped(served, engine)
+    assert len(services.hub) == 0
+    until(lambda: not any(thread.name == "ctx-engine-answer" for thread in threading.enumerate()))
