@@ -9,7 +9,7 @@ from engine.chunk import Chunk
 from engine.composition import Composition
 from engine.config import Fidelity, SamplingParams
 from engine.context_manager import ContextManager
-from engine.errors import ContextFullError, EngineError, InvalidRequestError
+from engine.errors import EngineError, InvalidRequestError
 from engine.hashing import TokenArray
 from engine.runtime.detokenizer import IncrementalDetokenizer
 from engine.runtime.generation import Generation, Question
@@ -45,7 +45,7 @@ class Answers:
             raise InvalidRequestError(f"fidelity must be 'exact' or 'instant', not {fidelity!r}.")
         params = params or SamplingParams()
         tokens = composition.tokens + len(tail)
-        self._check_fits(tokens)
+        state.check_fits(tokens)
         question = Question(
             context=manager,
             composition=composition,
@@ -61,16 +61,6 @@ class Answers:
         state.scheduler.questions.append(self._generations[stream])
         state.changed.notify_all()
         return stream
-
-    def _check_fits(self, tokens: int) -> None:
-        limit = self._state.max_context
-        if tokens >= limit:
-            raise ContextFullError(
-                f"The prompt has {tokens} tokens, and the context window holds {limit} with the answer: "
-                "deactivate some chunks, or start the engine with a larger max_context.",
-                needed=tokens + 1,
-                limit=limit,
-            )
 
     def _generation(self, question: Question, stream: ChatStream) -> Generation:
         model = self._state.model

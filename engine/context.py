@@ -49,6 +49,7 @@ class Context:
 
         Raises:
             EmptyChunkError: there is no text.
+            ContextFullError: it alone is larger than the context window.
         """
         if not isinstance(text, str):
             raise InvalidRequestError("A chunk's text must be a string.")
@@ -56,6 +57,7 @@ class Context:
             raise InvalidRequestError("A composition is made by compose().")
         sources = (source or content_name(text),)
         tokens = self._manager.encode(text, kind, sources)
+        self._state.check_fits(len(tokens), f"{sources[0]!r} has")
         with self._state.changed:
             self._state.check_open()
             chunk = self._manager.add(Chunk(text, kind, tokens, sources, tuple(dict.fromkeys(tags)), active=active))
@@ -152,6 +154,9 @@ class Context:
 
         Without `refs`: whatever the active composition lacks, following its changes until all of it is exact. With
         `refs`: these chunks as if they alone were active.
+
+        Raises:
+            ContextFullError: the chunks don't fit the context window, so no question could be asked over them.
         """
         with self._state.changed:
             self._state.check_open()
@@ -160,10 +165,12 @@ class Context:
             if refs is not None:
                 leaves = manager.leaves(manager.find(ref) for ref in refs)
                 chosen = manager.compose_pieces(leaves, manager.instructions)
+            composition = chosen or manager.composition()
+            self._state.check_fits(composition.tokens)
             if chosen is not None or not any(warmup.follows(manager) for warmup in scheduler.warmups):
-                scheduler.warmups.append(Warmup(manager, self._state.store, chosen))
+                scheduler.warmups.append(Warmup(manager, self._state.store, self._state.check_fits, chosen))
             self._state.changed.notify_all()
-            return self._plan(chosen or manager.composition())
+            return self._plan(composition)
 
     def wait_populated(self, timeout: float | None = None) -> bool:
         """Wait until no background prefill of this context is left; False after `timeout` seconds."""

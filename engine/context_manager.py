@@ -132,7 +132,10 @@ class ContextManager:
             self.remove_source(source)
         same = self.find(same.hash)
         tags = tuple(dict.fromkeys((*same.tags, *chunk.tags)))
-        return self._put(same, replace(self._named(same, (*same.sources, source)), tags=tags))
+        same = self._put(same, replace(same, tags=tags, generated=same.generated or chunk.generated))
+        if chunk.kind is ChunkKind.OUTPUT and same.kind is not ChunkKind.OUTPUT:
+            return same  # an answer that repeats a file's text must not change how the prompt names the file
+        return self._put(same, self._named(same, (*same.sources, source)))
 
     def _replace_source(self, old: Chunk, source: str, chunk: Chunk) -> None:
         if old.sources == (source,):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from engine.context_manager import ContextManager
-from engine.errors import EngineBusyError
+from engine.errors import ContextFullError, EngineBusyError
 from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel
 from engine.prompt import PromptBuilder
@@ -40,6 +40,16 @@ class EngineState:
         """EngineBusyError once the engine is closed."""
         if self.closed:
             raise EngineBusyError("The engine has stopped; start it again.")
+
+    def check_fits(self, tokens: int, what: str = "The prompt has") -> None:
+        """ContextFullError if so many tokens leave no room for an answer."""
+        if tokens >= self.max_context:
+            raise ContextFullError(
+                f"{what} {tokens} tokens, and the context window holds {self.max_context} with the answer: "
+                "deactivate some chunks, or start the engine with a larger max_context.",
+                needed=tokens + 1,
+                limit=self.max_context,
+            )
 
     def publish(self, event: EngineEvent) -> None:
         """Tell every subscriber. They don't block, and know that the lock is held."""

@@ -134,7 +134,7 @@ class Scheduler:
             warmup = self.warmups[0]
             try:
                 piece = warmup.next_slice(self._slice_tokens)
-            except OutOfMemoryError as error:
+            except EngineError as error:
                 self._drop(warmup)
                 self._warmup_failed(warmup, error)
                 continue

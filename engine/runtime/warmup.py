@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from engine.attention.base import AttentionRow
 from engine.composition import Composition
 from engine.context_manager import ContextManager
@@ -21,7 +23,15 @@ class Warmup:
     Invariant: holds pins only between `next_slice` and `pause`.
     """
 
-    def __init__(self, context: ContextManager, store: SegmentStore, chosen: Composition | None = None) -> None:
+    def __init__(
+        self,
+        context: ContextManager,
+        store: SegmentStore,
+        check_fits: Callable[[int], None],
+        chosen: Composition | None = None,
+    ) -> None:
+        """`check_fits` raises ContextFullError for so many tokens that no question could follow them."""
+        self._check_fits = check_fits
         self.context = context
         self._store = store
         self._chosen = chosen
@@ -29,10 +39,16 @@ class Warmup:
         self._prefill: Prefill | None = None
 
     def next_slice(self, max_tokens: int) -> tuple[AttentionRow, TokenArray] | None:
-        """The next tokens to compute, None when all are there. May raise OutOfMemoryError."""
+        """The next tokens to compute, None when all are there.
+
+        Raises:
+            OutOfMemoryError: no room for the next piece.
+            ContextFullError: the context has grown beyond the window.
+        """
         composition = self._chosen or self.context.composition()
         if composition is not self._composition:
             self.pause()
+            self._check_fits(composition.tokens)
             self._composition = composition
         if self._prefill is None:
             self._prefill = Prefill(self._store, composition)

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from engine import Engine
+from engine import Engine, SamplingParams
 from engine.chat_stream import ChatStream
+from engine.runtime.sampler import SamplingState
 from engine.types import ChatDelta, ChatDone, ChatEvent
+
+TOLERANCE = 1e-3
 
 
 class Oracle:
@@ -48,14 +51,17 @@ def oracle(folder: Path) -> Oracle:
 
 
 @contextmanager
-def recorded_logits(engine: Engine) -> Iterator[list[Tensor]]:
-    """The logits of every step that samples while the block runs, one float32 tensor [n, vocab] each."""
+def recorded_logits(engine: Engine, params: SamplingParams) -> Iterator[list[Tensor]]:
+    """The logits that tokens are sampled from with these very `params`, one float32 tensor [vocab] per token.
+
+    An answer just cancelled may still be in the step under way, so it matters whose logits they are.
+    """
     sampler = engine._worker._sampler
     recorded: list[Tensor] = []
     original = sampler.sample
 
-    def sample(logits: Tensor, rows: Sequence) -> list[int]:  # type: ignore[type-arg]
-        recorded.append(logits.clone())
+    def sample(logits: Tensor, rows: Sequence[SamplingState]) -> list[int]:
+        recorded.extend(logits[index].clone() for index, row in enumerate(rows) if row.params is params)
         return original(logits, rows)
 
     sampler.sample = sample  # type: ignore[method-assign]
@@ -63,6 +69,21 @@ def recorded_logits(engine: Engine) -> Iterator[list[Tensor]]:
         yield recorded
     finally:
         sampler.sample = original  # type: ignore[method-assign]
+
+
+def assert_greedy(recorded: Sequence[Tensor], tokens: Sequence[int], logits: Tensor) -> None:
+    """`recorded` chose the oracle's `tokens` from the oracle's `logits` [n, vocab].
+
+    Where the oracle's two best are closer than the tolerance either may win, and nothing is compared from there on.
+    """
+    actual = torch.stack(list(recorded))
+    assert len(actual) == len(tokens)
+    for mine, theirs, token in zip(actual, logits, tokens, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=TOLERANCE, rtol=0)
+        if int(mine.argmax()) != token:
+            best, second = theirs.topk(2).values
+            assert best - second < 2 * TOLERANCE
+            return
 
 
 def finish(stream: ChatStream, read: Sequence[ChatEvent] = ()) -> ChatDone:

@@ -12,6 +12,7 @@ from engine import Engine, SamplingParams
 from engine.context import Context
 from engine.errors import (
     AmbiguousChunkError,
+    ContextFullError,
     EmptyChunkError,
     EngineError,
     InvalidRequestError,
@@ -183,6 +184,16 @@ def test_a_finished_answer_becomes_an_inactive_chunk(context: Context) -> None:
     assert f"saw:{done.output[:12]}" in context.chunk(second.output).tags
 
 
+def test_an_answer_that_repeats_a_file_leaves_the_files_name_alone(context: Context) -> None:
+    answer = finish(context.chat("Who?", SamplingParams(max_tokens=6))).text
+    context.clear("outputs")
+    file = context.add_chunk(answer, source="said.txt", active=False)
+    repeated = finish(context.chat("Who?", SamplingParams(max_tokens=6)))
+    assert (repeated.text, repeated.output) == (answer, file.hash)
+    assert context.chunk("said.txt").sources == ("said.txt",)
+    assert any(tag.startswith("turn:") for tag in context.chunk("said.txt").tags)
+
+
 def test_a_question_keeps_to_the_chunks_it_was_asked_over(context: Context) -> None:
     stream = context.chat("Who?", SamplingParams(max_tokens=3))
     asked_over = [chunk.name for chunk in context.chunks()]
@@ -258,6 +269,21 @@ def test_control_tokens_in_a_file_are_text(context: Context) -> None:
     context.delete("evil")
     starts = context._state.model.tokenizer.encode("<|im_start|>", special=True)[0]
     assert tokens.count(starts) == context.prompt_tokens("?").count(starts)
+
+
+def test_what_can_never_fit_is_refused_with_its_size(engine: Engine, context: Context) -> None:
+    with pytest.raises(ContextFullError, match=r"'huge' has \d+ tokens") as error:
+        context.add_chunk("word " * engine.max_context, source="huge")
+    assert error.value.data["limit"] == engine.max_context
+    half = "word " * (engine.max_context // 6)
+    for number in range(3):
+        context.add_chunk(f"{number} {half}", source=f"half {number}")
+    for use in (lambda: context.chat("?"), context.populate):
+        with pytest.raises(ContextFullError, match="deactivate some chunks"):
+            use()
+    assert context.plan("?").tokens > engine.max_context
+    context.deactivate("half 1", "half 2")
+    assert finish(context.chat("?", SamplingParams(max_tokens=1))).stop_reason == "length"
 
 
 BAD: list[tuple[type[EngineError], Callable[[Context], Any]]] = [

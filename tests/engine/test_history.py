@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -14,7 +13,7 @@ from engine import Engine, SamplingParams
 from engine.chat_stream import ChatStream
 from engine.errors import ContextFullError, OutOfMemoryError
 from engine.types import ChatDelta
-from tests.engine.oracle import finish, oracle, recorded_logits
+from tests.engine.oracle import assert_greedy, finish, oracle, recorded_logits
 from tests.engine.test_parity import config
 from tests.tiny_models import tiny_model
 
@@ -132,13 +131,13 @@ class History(RuleBasedStateMachine):
         try:
             plan = self.context.plan(question)
             ids = self.context.prompt_tokens(question)
-            with recorded_logits(self.engine) as recorded:
-                done = finish(self.context.chat(question, SamplingParams(max_tokens=4)))
+            params = SamplingParams(max_tokens=4)
+            with recorded_logits(self.engine, params) as recorded:
+                done = finish(self.context.chat(question, params))
         except ContextFullError:
             return
         tokens, logits = oracle(FOLDER).greedy(ids, 4, self.engine._state.model.tokenizer.eos_token_ids)
-        assert torch.cat(recorded).argmax(-1).tolist() == tokens
-        torch.testing.assert_close(torch.cat(recorded), logits, atol=1e-3, rtol=0)
+        assert_greedy(recorded, tokens, logits)
         assert (done.usage.prompt_tokens, plan.tokens) == (len(ids), len(ids))
         assert all(chunk.fidelity == "exact" for chunk in done.chunks)
 

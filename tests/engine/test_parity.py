@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine import Engine, EngineConfig, SamplingParams
 from engine.context import Context
 from engine.types import ChatDone, FidelityLabel, Message
-from tests.engine.oracle import finish, oracle, recorded_logits
+from tests.engine.oracle import assert_greedy, finish, oracle, recorded_logits
 from tests.tiny_models import FAMILIES, tiny_model
 
-TOLERANCE = 1e-3
 FILES = {
     "a.py": "def add(left, right):\n    return left + right\n" * 4,
     "b.md": "# Reading\n\nA file is read once; what is in it can be asked about. \n" * 5,
@@ -39,13 +37,12 @@ def ask_and_compare(
 ) -> ChatDone:
     """Ask exactly; tokens must be the oracle's, and logits within the tolerance."""
     ids = context.prompt_tokens(messages)
-    with recorded_logits(engine) as recorded:
-        done = finish(context.chat(messages, SamplingParams(max_tokens=count)))
+    params = SamplingParams(max_tokens=count)
+    with recorded_logits(engine, params) as recorded:
+        done = finish(context.chat(messages, params))
     engine.check_integrity()
     tokens, logits = oracle(folder).greedy(ids, count, engine._state.model.tokenizer.eos_token_ids)
-    actual = torch.cat(recorded)
-    assert actual.argmax(-1).tolist() == tokens
-    torch.testing.assert_close(actual, logits, atol=TOLERANCE, rtol=0)
+    assert_greedy(recorded, tokens, logits)
     assert done.usage.prompt_tokens == len(ids)
     assert all(chunk.fidelity is FidelityLabel.EXACT for chunk in done.chunks)
     return done
@@ -79,11 +76,11 @@ def test_without_a_context_it_is_the_chat_template(family_engine: tuple[Engine, 
     ]
     tokenizer = engine._state.model.tokenizer
     ids = tokenizer._fast.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    with recorded_logits(engine) as recorded:
-        done = finish(engine.chat(messages, SamplingParams(max_tokens=10)))
+    params = SamplingParams(max_tokens=10)
+    with recorded_logits(engine, params) as recorded:
+        done = finish(engine.chat(messages, params))
     tokens, logits = oracle(folder).greedy(ids, 10, tokenizer.eos_token_ids)
-    assert torch.cat(recorded).argmax(-1).tolist() == tokens
-    torch.testing.assert_close(torch.cat(recorded), logits, atol=TOLERANCE, rtol=0)
+    assert_greedy(recorded, tokens, logits)
     assert done.usage.prompt_tokens == len(ids)
     assert done.output is None
 

@@ -44,7 +44,7 @@ def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: st
         whole = context.prompt_tokens("What is read once?")
         context.deactivate("a.py")
         ids = context.prompt_tokens("What is read once?")
-        with recorded_logits(engine) as recorded:
+        with recorded_logits(engine, GREEDY) as recorded:
             done = finish(context.chat("What is read once?", GREEDY, fidelity="instant"))
         assert [chunk.fidelity for chunk in done.chunks] == [FidelityLabel.NEAR] * 2
         assert [chunk.prefill for chunk in done.chunks] == [0, 0]
@@ -60,7 +60,7 @@ def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: st
         for _ in range(GREEDY.max_tokens or 0):
             expected.append(model(step, past_key_values=built, use_cache=True).logits[0, -1])
             step = expected[-1].argmax()[None, None]
-    torch.testing.assert_close(torch.cat(recorded), torch.stack(expected), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.stack(recorded), torch.stack(expected), atol=1e-3, rtol=0)
 
 
 def test_switching_reordering_and_composing_move_no_kv() -> None:

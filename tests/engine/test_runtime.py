@@ -247,11 +247,12 @@ def outcome(stream: ChatStream) -> str:
 
 
 def test_background_prefill_that_finds_no_room_says_so() -> None:
-    with Engine(config(FOLDER, kv_cache_tokens=256, block_size=16)) as engine:
+    with Engine(config(FOLDER, kv_cache_tokens=640, block_size=16)) as engine:
         events: list[EngineEvent] = []
         engine.subscribe(events.append)
         context = engine.context()
-        context.add_chunk(LONG, source="long")
+        for number in range(40):  # each wastes the better part of a block
+            context.add_chunk(str(number), source=str(number))
         context.populate()
         assert context.wait_populated(60)
         (failure,) = [event for event in events if isinstance(event, PopulateFailed)]
