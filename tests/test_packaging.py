@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -76,14 +77,14 @@ def test_the_sdist_holds_what_its_users_read(dist: Path):
 
 
 def test_an_installed_wheel_has_both_commands(wheel: Path, tmp_path: Path):
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--prefix", tmp_path, wheel)
-    paths = sysconfig.get_paths(vars={"base": str(tmp_path), "platbase": str(tmp_path)})
-    scripts = Path(paths["scripts"])
-    version = wheel.name.split("-")[1]
-    assert run(scripts / "ctx-lsp", "--version", PYTHONPATH=paths["purelib"]) == f"ctx-lsp {version}\n"
-    assert "--idle-timeout" in run(scripts / "ctx-engine", "--help", PYTHONPATH=paths["purelib"])
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path)  # pip would replace what is here
+    python = tmp_path / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    run_there = functools.partial(run, cwd=tmp_path, PYTHONPATH=sysconfig.get_path("purelib"))  # for the dependencies
+    assert run_there(tmp_path / "bin" / "ctx-lsp", "--version") == f"ctx-lsp {wheel.name.split('-')[1]}\n"
+    assert "--idle-timeout" in run_there(tmp_path / "bin" / "ctx-engine", "--help")
     code = "import ctx_lsp, engine; print(ctx_lsp.__file__, engine.__file__)"
-    for path in run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=paths["purelib"]).split():
+    for path in run_there(python, "-c", code).split():
         assert path.startswith(str(tmp_path)), "what was tried is not what was installed"
 
 
