@@ -35,7 +35,7 @@ def resolve_model(model: str, *, progress: Progress | None = None) -> Path:
     if known is not None:
         return gguf.convert(fetch(known, progress=report), progress=report)
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return _checked(path.absolute())
     if path.is_file() and path.suffix.lower() == ".gguf":
         return gguf.convert(path, progress=report)
