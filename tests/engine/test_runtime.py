@@ -251,7 +251,7 @@ def test_background_prefill_that_finds_no_room_says_so() -> None:
         events: list[EngineEvent] = []
         engine.subscribe(events.append)
         context = engine.context()
-        for number in range(40):  # each wastes the better part of a block
+        for number in range(30):  # each wastes the better part of a block
             context.add_chunk(str(number), source=str(number))
         context.populate()
         assert context.wait_populated(60)

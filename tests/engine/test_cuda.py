@@ -1,0 +1,56 @@
+"""The engine on CUDA: kernels against the definition, numbers against transformers. Skipped where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine import Engine, SamplingParams
+from engine.attention.dense import _attend_plain, attend
+from tests.engine.oracle import finish, oracle, recorded_logits
+from tests.engine.test_parity import FILES, config
+from tests.tiny_models import tiny_model
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(28, 4, 128), (14, 2, 64), (8, 8, 96), (4, 1, 256)])
+@pytest.mark.parametrize(("n", "m", "causal"), [(1, 1000, False), (300, 1000, False), (300, 300, True), (1, 1, True)])
+def test_attention_agrees_with_the_definition(
+    dtype: torch.dtype, heads: int, kv_heads: int, dim: int, n: int, m: int, causal: bool
+) -> None:
+    torch.manual_seed(0)
+    pool = torch.randn(2, kv_heads, m + 77, dim, device="cuda", dtype=dtype)
+    k, v = pool[0, :, 33 : 33 + m], pool[1, :, 33 : 33 + m]
+    q = torch.randn(n, heads, dim, device="cuda", dtype=dtype).transpose(0, 1)
+    output, lse = attend(q, k, v, scale=dim**-0.5, causal=causal)
+    expected, expected_lse = _attend_plain(
+        q.float(), k.float(), v.float(), scale=dim**-0.5, causal=causal, allowed=None
+    )
+    tolerance = 1e-4 if dtype is torch.float32 else 2e-2
+    torch.testing.assert_close(output.float(), expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(lse, expected_lse, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral-sliding", "smollm3"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 1e-2)])
+def test_logits_after_a_history_are_those_of_a_float32_reference(family: str, dtype: str, tolerance: float) -> None:
+    folder = tiny_model(family)
+    with Engine(config(folder, device="cuda", dtype=dtype)) as engine:
+        context = engine.context()
+        for source, text in FILES.items():
+            context.add_chunk(text, source=source)
+        context.populate()
+        assert context.wait_populated(60)
+        context.deactivate("a.py")
+        finish(context.chat("What is read once?", SamplingParams(max_tokens=3), fidelity="instant"))
+        context.add_chunk(FILES["c.py"] * 2, source="c.py")
+        ids = context.prompt_tokens("What is read once?")
+        params = SamplingParams(max_tokens=1)
+        with recorded_logits(engine, params) as recorded:
+            finish(context.chat("What is read once?", params))
+        engine.check_integrity()
+    expected = oracle(folder).logits(ids)[-1]
+    error = (recorded[0].cpu() - expected).norm() / expected.norm()
+    assert error <= tolerance
