@@ -40,7 +40,10 @@ def is_complete(folder: Path) -> bool:
         return False
     if not index.is_file():
         return any(folder.glob("*.safetensors"))
-    shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
     return bool(shards) and all((folder / shard).is_file() for shard in shards)
 
 

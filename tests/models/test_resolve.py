@@ -71,6 +71,13 @@ def test_a_folder_must_be_whole(tmp_path: Path, missing: str) -> None:
         resolve_model(str(folder))
 
 
+@pytest.mark.parametrize("index", [b"{", b"[]", b"{}", b'{"weight_map": {}}', b'{"weight_map": []}'])
+def test_a_broken_index_is_not_whole(tmp_path: Path, index: bytes) -> None:
+    folder = write(tmp_path / "model", FILES | {"model.safetensors.index.json": index})
+    with pytest.raises(UnsupportedModelError):
+        resolve_model(str(folder))
+
+
 def test_a_folder_of_pickles_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
     with pytest.raises(UnsupportedModelError):
