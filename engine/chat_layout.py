@@ -114,10 +114,9 @@ def _align(rendered: str, marked: str, texts: Mapping[str, str]) -> list[Part] |
 
 
 def _content_end(rendered: str, at: int, content: str, after: str) -> int | None:
-    """Where the content that begins at `at` ends: as it is, trimmed, or rewritten up to the template's next text."""
-    for form in (content, content.strip(), content.rstrip(), content.lstrip()):
-        if rendered.startswith(form + after, at):
-            return at + len(form)
+    """Where the content that begins at `at` ends: whole, or trimmed or rewritten up to the template's next text."""
+    if rendered.startswith(content + after, at):
+        return at + len(content)
     end = rendered.find(after, at) if after else -1
     return end if end >= 0 else None
 

@@ -76,29 +76,24 @@ def _byte_alphabet() -> dict[str, int]:
 class _UnitStream:
     """For SentencePiece-like and unknown decoders: a unit of tokens is decoded behind the token before it.
 
-    A unit is one token, a whole run of ``<0x..>`` byte tokens (one bad byte changes the text of the entire run), or
-    the few tokens over which a character is spread. The token before it keeps the decoder from treating the unit as
-    the beginning of a text, where it drops a leading space.
+    A unit is one token, with the run of ``<0x..>`` byte tokens before it (one bad byte changes the text of an entire
+    run), or the few tokens over which a character is spread. The token before it keeps the decoder from treating the
+    unit as the beginning of a text, where it drops a leading space.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._backend = tokenizer.backend
         self._before: list[int] = []
         self._unit: list[int] = []
-        self._in_byte_run = False
 
     def push(self, token_id: int) -> str:
         token = self._backend.id_to_token(token_id)
         if token is None:
             return ""
-        is_byte = _BYTE_TOKEN.fullmatch(token) is not None
-        done = self.flush() if self._in_byte_run and not is_byte else ""
         self._unit.append(token_id)
-        self._in_byte_run = is_byte
-        return done if is_byte else done + self._take_unit()
+        return "" if _BYTE_TOKEN.fullmatch(token) else self._take_unit()
 
     def flush(self) -> str:
-        self._in_byte_run = False
         return self._take_unit(final=True)
 
     def _take_unit(self, *, final: bool = False) -> str:

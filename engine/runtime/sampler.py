@@ -119,8 +119,6 @@ def _nucleus_floor(logits: Tensor, top_p: float) -> Tensor:
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The token, int64 [], at which the cumulated probability passes `uniform`; never one of probability 0."""
+    """The token, int64 [], at which the cumulated probability passes `uniform`, float64 [1] below 1."""
     reached = logits.softmax(dim=0).cumsum(dim=0, dtype=torch.float64)
-    token = torch.searchsorted(reached, uniform * reached[-1], right=True)
-    last = torch.searchsorted(reached, reached[-1:])
-    return torch.minimum(token, last)[0]
+    return torch.searchsorted(reached, uniform * reached[-1], right=True)[0]
