@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import psutil
 import torch
 
 from engine.config import EngineConfig
@@ -56,4 +55,6 @@ def choose_num_blocks(config: EngineConfig, device: torch.device, bytes_per_toke
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * _CUDA_SHARE)
+    import psutil  # only here: with a GPU, or with kv_cache_tokens given, the engine does without it
+
     return min(_CPU_MOST, int(psutil.virtual_memory().available * _CPU_SHARE))

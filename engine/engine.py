@@ -16,7 +16,7 @@ from engine.errors import EngineBusyError, EngineError, InvalidRequestError, Unk
 from engine.hashing import token_array
 from engine.kv.block_manager import BlockManager
 from engine.kv.segment_store import SegmentStore
-from engine.model import Progress, load_model
+from engine.model import LoadedModel, Progress, load_model
 from engine.prompt import PromptBuilder
 from engine.runtime.runner import Runner
 from engine.runtime.sampler import Sampler
@@ -57,17 +57,25 @@ class Engine:
         device, dtype: what it computes on and in, e.g. ``cpu`` and ``float32``.
     """
 
-    def __init__(self, config: EngineConfig | None = None, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig | None = None,
+        *,
+        progress: Progress | None = None,
+        model: LoadedModel | None = None,
+    ) -> None:
         """Load the model, which may mean fetching and converting it first, and start the worker.
 
-        `progress` is called with a sentence and a fraction (None while unknown) as loading goes on.
+        Args:
+            progress: called with a sentence and a fraction (None while unknown) as loading goes on.
+            model: taken instead of loading `config.model`; no other engine may use its pool at the same time.
 
         Raises:
             EngineError: the model can't be had or is not supported, or the device can't be used.
         """
         self.config = config or EngineConfig()
         self.model_name = self.config.model
-        model = load_model(self.config, progress)
+        model = model or load_model(self.config, progress)
         self.max_context = model.max_context
         self.device = str(model.device)
         self.dtype = str(model.dtype).removeprefix("torch.")

@@ -46,7 +46,13 @@ def load_model(config: EngineConfig, progress: Progress | None = None) -> Loaded
     dtype = choose_dtype(config, device)
     folder = resolve_model(config.model, progress=progress)
     decoder = load_decoder(folder, device=device, dtype=dtype, progress=progress)
-    spec = decoder.config
+    fingerprint = model_fingerprint(folder, decoder.config, dtype)
+    return equip(config, decoder, Tokenizer.from_folder(folder), fingerprint)
+
+
+def equip(config: EngineConfig, decoder: Decoder, tokenizer: Tokenizer, fingerprint: bytes) -> LoadedModel:
+    """A decoder with all that an engine needs beside it: KV and attention of its own. Several may share one decoder."""
+    spec, device, dtype = decoder.config, decoder.device, decoder.dtype
     bytes_per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
     longest = min(config.max_context or spec.max_position, spec.max_position)
     num_blocks = choose_num_blocks(config, device, bytes_per_token, longest)
@@ -55,10 +61,10 @@ def load_model(config: EngineConfig, progress: Progress | None = None) -> Loaded
     )
     return LoadedModel(
         decoder=decoder,
-        tokenizer=Tokenizer.from_folder(folder),
+        tokenizer=tokenizer,
         pool=pool,
         attention=TorchAttention(pool, decoder.rotary, spec.layers, spec.softmax_scale),
-        fingerprint=model_fingerprint(folder, spec, dtype),
+        fingerprint=fingerprint,
         device=device,
         dtype=dtype,
         max_context=min(longest, num_blocks * config.block_size),

@@ -9,8 +9,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 CACHE_ENV = "CTX_LSP_CACHE_DIR"
 
 
@@ -150,8 +148,14 @@ def names() -> tuple[str, ...]:
 def cache_root() -> Path:
     """Folder of everything this module's users store; may not exist yet. `CTX_LSP_CACHE_DIR` moves it."""
     override = os.environ.get(CACHE_ENV)
-    base = Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("ctx-lsp", appauthor=False))
+    base = Path(override).expanduser() if override else _user_cache()
     return base.absolute() / "models"
+
+
+def _user_cache() -> Path:
+    import platformdirs  # only here: a model that is no catalogue's loads without it
+
+    return Path(platformdirs.user_cache_dir("ctx-lsp", appauthor=False))
 
 
 def model_folder(model: CatalogueModel) -> Path:

@@ -38,7 +38,19 @@ def load_decoder(
     """
     config = read_decoder_config(folder)
     with open_checkpoint(folder) as checkpoint:
-        return Decoder(config, _Reader(checkpoint, config, device, dtype).weights(progress or silent))
+        return read_decoder(checkpoint, config, device=device, dtype=dtype, progress=progress)
+
+
+def read_decoder(
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+) -> Decoder:
+    """The model that `config` describes, its weights from `checkpoint`. As `load_decoder` otherwise."""
+    return Decoder(config, _Reader(checkpoint, config, device, dtype).weights(progress or silent))
 
 
 def model_fingerprint(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> bytes:

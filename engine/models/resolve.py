@@ -1,6 +1,7 @@
 """From what a user calls a model to a folder that can be loaded: config.json, *.safetensors, tokenizer files.
 
-Decides only which kind of name it is; fetching and converting live in their own files. Free of torch.
+Decides only which kind of name it is; fetching and converting live in their own files, and what those need is imported
+where they are called: a folder can be loaded without it. Free of torch.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ import re
 from pathlib import Path
 
 from engine.errors import ModelNotFoundError, UnsupportedModelError
-from engine.models import catalogue, gguf
-from engine.models.fetch import fetch
+from engine.models import catalogue
 from engine.models.hub_snapshot import fetch_snapshot, is_complete
 from engine.models.progress import Progress, silent
 
@@ -33,12 +33,14 @@ def resolve_model(model: str, *, progress: Progress | None = None) -> Path:
     report = progress or silent
     known = catalogue.find(model)
     if known is not None:
-        return gguf.convert(fetch(known, progress=report), progress=report)
+        from engine.models.fetch import fetch
+
+        return _converted(fetch(known, progress=report), report)
     path = Path(model).expanduser()
     if model and path.is_dir():
         return _checked(path.absolute())
     if path.is_file() and path.suffix.lower() == ".gguf":
-        return gguf.convert(path, progress=report)
+        return _converted(path, report)
     hub = HUB_ID.fullmatch(model)
     if hub and not path.exists() and path.suffix.lower() != ".gguf":
         return fetch_snapshot(hub["repo"], hub["revision"], report)
@@ -48,6 +50,12 @@ def resolve_model(model: str, *, progress: Progress | None = None) -> Path:
         model=model,
         known=list(catalogue.names()),
     )
+
+
+def _converted(file: Path, report: Progress) -> Path:
+    from engine.models import gguf
+
+    return gguf.convert(file, progress=report)
 
 
 def _checked(folder: Path) -> Path:
