@@ -187,3 +187,19 @@ def test_a_dropped_token_is_never_drawn(logits: Logits, uniform: float, chosen: 
 
 def test_no_rows_no_tokens() -> None:
     assert Sampler().sample(torch.empty(0, 10), []) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_keeps_and_draws_as_the_cpu_does() -> None:
+    logits = torch.randn(3, 150_000, generator=torch.Generator().manual_seed(2)) * 4
+    params = SamplingParams(temperature=0.9, top_k=5000, top_p=0.9, min_p=0.001, repetition_penalty=1.3, seed=4)
+    on_cpu, on_gpu = SamplingState(params, [1, 2]), SamplingState(params, [1, 2], "cuda")
+    for row in logits:
+        here, there = kept(on_cpu.penalize(row), params), kept(on_gpu.penalize(row.cuda()), params).cpu()
+        assert int(((here > -math.inf) != (there > -math.inf)).sum()) <= 1, "rounding may decide over one token"
+        uniform = on_cpu.uniform()
+        assert int(draw(here, uniform)) == int(draw(here.cuda(), uniform.cuda()))
+    states = [SamplingState(params, [1, 2], "cuda") for _ in range(2)]
+    first, second = (Sampler().sample(logits[:1].cuda(), [state]) for state in states)
+    assert first == second
