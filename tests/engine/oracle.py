@@ -20,17 +20,18 @@ TOLERANCE = 1e-3
 
 
 class Oracle:
-    """A model of a folder in float32 with transformers' plain attention."""
+    """A model of a folder with transformers' plain attention."""
 
-    def __init__(self, folder: Path) -> None:
-        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
-        ).eval()
+    def __init__(self, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
+        )
+        self.model = model.eval().to(device)
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Logits behind each token, float32 [len(ids), vocab]."""
-        logits: Tensor = self.model(torch.tensor([list(ids)])).logits[0]
+        logits: Tensor = self.model(torch.tensor([list(ids)], device=self.model.device)).logits[0]
         return logits
 
     @torch.inference_mode()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from engine import Engine, SamplingParams
 from engine.attention.dense import _attend_plain, attend
-from tests.engine.oracle import finish, oracle, recorded_logits
+from tests.engine.oracle import Oracle, finish, recorded_logits
 from tests.engine.test_parity import FILES, config
 from tests.tiny_models import tiny_model
 
@@ -34,8 +35,8 @@ def test_attention_agrees_with_the_definition(
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral-sliding", "smollm3"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("bfloat16", 1e-2)])
-def test_logits_after_a_history_are_those_of_a_float32_reference(family: str, dtype: str, tolerance: float) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_after_a_history_are_as_close_to_float32_as_transformers_own(family: str, dtype: str) -> None:
     folder = tiny_model(family)
     with Engine(config(folder, device="cuda", dtype=dtype)) as engine:
         context = engine.context()
@@ -51,6 +52,11 @@ def test_logits_after_a_history_are_those_of_a_float32_reference(family: str, dt
         with recorded_logits(engine, params) as recorded:
             finish(context.chat("What is read once?", params))
         engine.check_integrity()
-    expected = oracle(folder).logits(ids)[-1]
-    error = (recorded[0].cpu() - expected).norm() / expected.norm()
-    assert error <= tolerance
+    exact = Oracle(folder).logits(ids)[-1]
+    theirs = Oracle(folder, dtype=getattr(torch, dtype), device="cuda").logits(ids)[-1].cpu()
+    # small random models make much of every rounding, so the bar is what transformers makes of it
+    assert distance(recorded[0].cpu(), exact) <= max(1e-4, 1.5 * distance(theirs, exact))
+
+
+def distance(logits: Tensor, exact: Tensor) -> float:
+    return float((logits.float() - exact).norm() / exact.norm())
