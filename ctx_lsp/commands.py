@@ -5,17 +5,14 @@ Knows sessions and chunks; knows nothing of how a command was called.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-from ctx_lsp import markdown, protocol, workspace_files
+from ctx_lsp import markdown, protocol
 from ctx_lsp.chat import Chats
-from ctx_lsp.engine_client import EngineClient
+from ctx_lsp.loading import load_files
 from ctx_lsp.protocol import (
-    ChunkInfo,
     ChunkList,
     ClearParams,
     ClearResult,
@@ -23,18 +20,12 @@ from ctx_lsp.protocol import (
     ComposeParams,
     DeleteResult,
     LoadParams,
-    LoadResult,
     NoParams,
     PopulateParams,
     RefsParams,
-    Skipped,
     TagParams,
 )
 from ctx_lsp.session import Session
-from ctx_lsp.shelf import reserved_tokens
-
-DISCOVER_TOKENS = 6000
-_BYTES_PER_TOKEN = 3
 
 
 class Commands:
@@ -60,11 +51,8 @@ class Commands:
 
     async def load(self, params: LoadParams) -> CommandResult:
         async with self._engine() as client:
-            selection = await asyncio.to_thread(workspace_files.select, params.paths, self._session.sources.base)
-            files = [*selection.files, *(await self._discovered() if params.discover else ())]
-            result = await self._load_files(client, list(dict.fromkeys(files)))
+            result = await load_files(self._session, client, params)
             await self._session.warm(client)
-        result = LoadResult(loaded=result.loaded, skipped=(*selection.skipped, *result.skipped))
         return CommandResult(markdown=markdown.load(result), data=result)
 
     async def context(self, _: NoParams) -> CommandResult:
@@ -128,40 +116,3 @@ class Commands:
         async with self._session.engine() as client:
             await self._session.flush(client)
             yield client
-
-    async def _discovered(self) -> list[Path]:
-        state = self._session.context.state
-        free = state.limit - state.active_tokens - reserved_tokens(state.limit)
-        budget = min(DISCOVER_TOKENS, free) * _BYTES_PER_TOKEN
-        return await asyncio.to_thread(workspace_files.discover, self._session.sources.base, budget)
-
-    async def _load_files(self, client: EngineClient, files: Sequence[Path]) -> LoadResult:
-        skipped = await asyncio.to_thread(_unusable, files, frozenset(self._session.documents.open_paths()))
-        usable = [path for path in files if path not in skipped]
-        sources = {path: self._session.documents.load(path) for path in usable}
-        shelf = await self._session.flush(client)
-        await self._session.context.refresh(client)
-        loaded: dict[str, ChunkInfo] = {}
-        for path, source in sources.items():
-            chunk = self._session.context.find_source(source)
-            if chunk is not None and source not in shelf.refused:
-                loaded[chunk.hash] = chunk
-                continue
-            skipped[path] = shelf.refused.get(source, "empty")
-            self._session.documents.dismiss([source])
-            await self._session.context.remove_source(client, source)
-        names = {path: self._session.sources.of_path(path) for path in skipped}
-        reasons = tuple(Skipped(path=names[path], reason=reason) for path, reason in skipped.items())
-        return LoadResult(loaded=tuple(loaded.values()), skipped=reasons)
-
-
-def _unusable(files: Sequence[Path], open_paths: frozenset[Path]) -> dict[Path, str]:
-    """Files that can't become chunks, with the reason. An open document's file need not even exist yet."""
-    reasons: dict[Path, str] = {}
-    for path in files:
-        if path not in open_paths:
-            try:
-                workspace_files.read_text(path)
-            except workspace_files.UnusableFileError as error:
-                reasons[path] = str(error)
-    return reasons

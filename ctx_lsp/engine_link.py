@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +119,7 @@ class EngineLink:
         client = EngineClient(info.url, info.token)
         try:
             health = await self._await_ready(client)
-            listening = asyncio.get_running_loop().create_future()
+            listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._listening = asyncio.create_task(self._listen(client, listening))
             await listening
             await self._events.on_attach(client)
@@ -147,18 +146,17 @@ class EngineLink:
 
     # -- being up, going down --------------------------------------------------------------------------------------
 
-    async def _listen(self, client: EngineClient, listening: asyncio.Future[Any]) -> None:
-        """Follows the event stream to its end, which is the engine's."""
-        async with AsyncExitStack() as stack:
-            try:
-                events = await stack.enter_async_context(client.events(self._context))
-            except EngineError as error:
-                listening.set_exception(error)
-                return
-            listening.set_result(None)
-            with contextlib.suppress(EngineLostError):
+    async def _listen(self, client: EngineClient, listening: asyncio.Future[None]) -> None:
+        """Follows the event stream to its end, which is the engine's. `listening` is done when the stream is open."""
+        try:
+            async with client.events(self._context) as events:
+                listening.set_result(None)
                 async for event in events:
                     self._deliver(event)
+        except EngineError as error:
+            if not listening.done():
+                listening.set_exception(error)
+                return
         await self.report_lost(client)
 
     def _deliver(self, event: SseEvent) -> None:

@@ -74,23 +74,28 @@ class EngineProcess:
             await asyncio.sleep(_POLL_SECONDS)
         return status
 
-    def _find(self) -> RuntimeInfo | None:
-        """The live engine of the runtime file. One that failed to load doesn't count: a new one takes its place."""
+    def _find(self, started: int | None = None) -> RuntimeInfo | None:
+        """The live engine of the runtime file.
+
+        One that failed to load its model doesn't count (a new one takes its place), unless its process id is `started`:
+        then it has just failed, and is there to tell why.
+        """
         info = runtime_file.read(self.runtime_path)
         if info is None or not runtime_file.pid_alive(info.pid):
             return None
         try:
-            return None if runtime_file.health(info)["status"] in ("failed", "stopped") else info
+            is_usable = runtime_file.health(info)["status"] not in ("failed", "stopped")
         except TimeoutError:
             return info
         except OSError:
             return None
+        return info if is_usable or info.pid == started else None
 
     async def _await_start(self, child: subprocess.Popen[bytes]) -> RuntimeInfo:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             ended = child.poll() is not None
-            info = await asyncio.to_thread(self._find)
+            info = await asyncio.to_thread(self._find, child.pid)
             if info is not None:
                 return info
             if ended:

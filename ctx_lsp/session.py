@@ -150,7 +150,11 @@ class Session:
 
     async def _flush(self, client: EngineClient, *, only_rested: bool) -> EngineShelf:
         shelf = EngineShelf(self.context, client, self._on_refusal)
-        if await self.documents.flush(shelf, only_rested=only_rested):
+        try:
+            changed = await self.documents.flush(shelf, only_rested=only_rested)
+        finally:
+            await shelf.settle()
+        if changed:
             await self.context.refresh(client)
         return shelf
 

@@ -39,6 +39,7 @@ class EngineShelf:
         self._on_refusal = on_refusal
         self._active_tokens = context.state.active_tokens
         self._seen: dict[str, ChunkInfo] = {chunk.hash: chunk for chunk in context.state.chunks}
+        self._surplus: list[str] = []
         self.refused: dict[str, str] = {}
 
     async def put(self, source: str, text: str, *, is_new: bool) -> None:
@@ -56,8 +57,14 @@ class EngineShelf:
         if reason is None:
             self._active_tokens += info.tokens - (before.tokens if before is not None and before.active else 0)
             return
-        await self._context.set_active(self._client, [info.hash], False)
+        self._surplus.append(info.hash)
         self._refuse(source, reason)
+
+    async def settle(self) -> None:
+        """Makes inactive what turned out not to fit; to be called when everything was put."""
+        surplus, self._surplus = self._surplus, []
+        if surplus:
+            await self._context.set_active(self._client, surplus, False)
 
     async def remove(self, source: str) -> None:
         await self._context.remove_source(self._client, source)

@@ -47,10 +47,17 @@ class EngineSetup:
 
     async def state(self, **behavior: Any) -> dict[str, Any]:
         """What the fake saw; `behavior` changes what it does from now on."""
+        return await self._tell("behavior", behavior)
+
+    async def publish(self, context: str, name: str, data: Any) -> None:
+        """Makes the fake send an event."""
+        await self._tell("publish", {"context": context, "name": name, "data": data})
+
+    async def _tell(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
         info = self.info()
         headers = {"Authorization": f"Bearer {info.token}"}
         async with httpx.AsyncClient(base_url=info.url, headers=headers, trust_env=False) as client:
-            response = await client.post("/fake/behavior", json=behavior)
+            response = await client.post(f"/fake/{what}", json=body)
             state: dict[str, Any] = response.json()
             return state
 

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 
@@ -48,11 +49,11 @@ class Chunk:
     active: bool = True
     warm: bool = False
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         return len(self.text.split())
 
@@ -112,7 +113,8 @@ class Fake:
         contexts = {
             id: [chunk.info() | {"text": chunk.text} for chunk in chunks] for id, chunks in self.contexts.items()
         }
-        return {"contexts": contexts, "chats": self.chats, "calls": self.calls, "streams": len(self.streams)}
+        instructions = list(self.instructions.values())
+        return {"contexts": contexts, "instructions": instructions, "chats": self.chats, "calls": self.calls}
 
     # -- contexts --------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from tests.lsp.fake_contexts import ApiError, Behavior, Fake
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     fake: Fake
 
     def log_message(self, format: str, *args: Any) -> None:

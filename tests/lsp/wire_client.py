@@ -69,9 +69,9 @@ class WireClient:
     async def request(self, method: str, params: Any) -> Any:
         return await self.result(self.post(method, params))
 
-    async def command(self, name: str, **argument: Any) -> Any:
+    async def command(self, command: str, /, **argument: Any) -> Any:
         """A command's `data`."""
-        params = {"command": name, "arguments": [argument]}
+        params = {"command": command, "arguments": [argument]}
         return (await self.request("workspace/executeCommand", params))["data"]
 
     async def result(self, msg_id: int) -> Any:

@@ -1,0 +1,90 @@
+"""`ctx.load`: paths to chunks, and for each path that doesn't become one the reason.
+
+Knows files, documents and room in the context; knows nothing of how the result is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctx_lsp import workspace_files
+from ctx_lsp.engine_client import EngineClient
+from ctx_lsp.protocol import ChunkInfo, LoadParams, LoadResult, Skipped
+from ctx_lsp.session import Session
+from ctx_lsp.shelf import reserved_tokens
+
+DISCOVER_TOKENS = 6000
+_BYTES_PER_TOKEN = 3
+_BATCH = 32
+
+
+async def load_files(session: Session, client: EngineClient, params: LoadParams) -> LoadResult:
+    """Loads what the paths mean, in their order, as far as there is room for it."""
+    selection = await asyncio.to_thread(workspace_files.select, params.paths, session.sources.base)
+    discovered = await _discover(session) if params.discover else []
+    files = list(dict.fromkeys([*selection.files, *discovered]))
+    job = _Job(session, client)
+    for start in range(0, len(files), _BATCH):
+        await job.load(files[start : start + _BATCH])
+    skipped = [Skipped(path=session.sources.of_path(path), reason=reason) for path, reason in job.skipped.items()]
+    return LoadResult(loaded=tuple(job.loaded.values()), skipped=(*selection.skipped, *skipped))
+
+
+class _Job:
+    """One command's progress.
+
+    Attributes:
+        loaded: chunks by hash.
+        skipped: reasons by path.
+    """
+
+    def __init__(self, session: Session, client: EngineClient) -> None:
+        self._session = session
+        self._client = client
+        self._is_full = False
+        self.loaded: dict[str, ChunkInfo] = {}
+        self.skipped: dict[Path, str] = {}
+
+    async def load(self, files: Sequence[Path]) -> None:
+        """Loads a few files. Once a whole batch found no room, no more are tried."""
+        if self._is_full:
+            self.skipped |= dict.fromkeys(files, "the context is full")
+            return
+        unusable = await asyncio.to_thread(_unusable, files, frozenset(self._session.documents.open_paths()))
+        self.skipped |= unusable
+        sources = {path: self._session.documents.load(path) for path in files if path not in unusable}
+        shelf = await self._session.flush(self._client)
+        found = {path: self._session.context.find_source(source) for path, source in sources.items()}
+        for path, chunk in found.items():
+            source = sources[path]
+            if chunk is not None and source not in shelf.refused:
+                self.loaded[chunk.hash] = chunk
+            else:
+                self.skipped[path] = shelf.refused.get(source, "empty")
+                await self._take_back(source)
+        self._is_full = bool(sources) and len(shelf.refused.keys() & sources.values()) == len(sources)
+
+    async def _take_back(self, source: str) -> None:
+        self._session.documents.dismiss([source])
+        await self._session.context.remove_source(self._client, source)
+
+
+async def _discover(session: Session) -> list[Path]:
+    state = session.context.state
+    free = state.limit - state.active_tokens - reserved_tokens(state.limit)
+    budget = min(DISCOVER_TOKENS, free) * _BYTES_PER_TOKEN
+    return await asyncio.to_thread(workspace_files.discover, session.sources.base, budget)
+
+
+def _unusable(files: Sequence[Path], open_paths: frozenset[Path]) -> dict[Path, str]:
+    """Files that can't become chunks, with the reason. An open document's file need not even exist yet."""
+    reasons: dict[Path, str] = {}
+    for path in files:
+        if path not in open_paths:
+            try:
+                workspace_files.read_text(path)
+            except workspace_files.UnusableFileError as error:
+                reasons[path] = str(error)
+    return reasons

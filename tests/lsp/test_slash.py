@@ -1,0 +1,174 @@
+"""Slash commands: reading a line, completing it, and what people see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctx_lsp import protocol, slash
+from ctx_lsp.protocol import (
+    ChunkInfo,
+    ClearParams,
+    ComposeParams,
+    LoadParams,
+    NoParams,
+    PlanParams,
+    PopulateParams,
+    RefsParams,
+    TagParams,
+)
+from ctx_lsp.slash_complete import Surroundings, complete
+from ctx_lsp.text_sync import units
+from tests.lsp.driver import Driver, EngineSetup
+from tests.lsp.wire_client import RpcError
+
+
+@pytest.mark.parametrize(
+    ("line", "target", "params"),
+    [
+        ("/load src 'with space.py' a\\ b", "ctx.load", LoadParams(paths=("src", "with space.py", "a b"))),
+        ("  /context  ", "ctx.context", NoParams()),
+        ("/activate #tests src/a.py", "ctx.activate", RefsParams(refs=("#tests", "src/a.py"))),
+        ("/deactivate 12ab", "ctx.deactivate", RefsParams(refs=("12ab",))),
+        ("/populate", "ctx.populate", PopulateParams(refs=None)),
+        ("/populate a b", "ctx.populate", PopulateParams(refs=("a", "b"))),
+        ('/compose "the tests" a b', "ctx.compose", ComposeParams(refs=("a", "b"), name="the tests")),
+        ("/tag important a b", "ctx.tag", TagParams(refs=("a", "b"), tags=("important",))),
+        ("/tag -important a", "ctx.tag", TagParams(refs=("a",), tags=("-important",))),
+        ("/delete a", "ctx.delete", RefsParams(refs=("a",))),
+        ("/clear", "ctx.clear", ClearParams(conversation_id="c")),
+        ("/clear outputs", "ctx.clear", ClearParams(scope="outputs", conversation_id="c")),
+        ("/plan What's  this?", "ctx/plan", PlanParams(text="What's  this?", conversation_id="c")),
+        ("/help load", "/help", ("load",)),
+    ],
+)
+def test_lines_that_are_understood(line: str, target: str, params: Any) -> None:
+    assert slash.parse(line, "c") == slash.SlashCall(target, params)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("/nope x", "unknown_command", "there is no command /nope; the commands are /load, /context"),
+        ("/", "unknown_command", "there is no command /"),
+        ("hello", "unknown_command", "there is no command hello"),
+        ("/load", "invalid_slash_command", "usage: /load PATH… (load files, folders and globs)"),
+        ("/compose name", "invalid_slash_command", "usage: /compose NAME CHUNK…"),
+        ("/load 'open", "invalid_slash_command", "a quote is not closed: 'open"),
+        ("/clear everything", "invalid_slash_command", "/clear takes all, outputs, conversation, not 'everything'"),
+    ],
+)
+def test_lines_that_are_not_say_why(line: str, code: str, message: str) -> None:
+    with pytest.raises(slash.SlashError) as caught:
+        slash.parse(line, "c")
+    assert caught.value.code == code
+    assert caught.value.message.startswith(message)
+
+
+@given(arguments=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1))
+def test_what_is_quoted_is_read_back(arguments: list[str]) -> None:
+    from ctx_lsp.slash_complete import _quoted
+
+    plain = [argument for argument in arguments if argument.isprintable()]
+    assert slash.split(" ".join(map(_quoted, plain))) == plain
+
+
+def test_every_command_of_the_protocol_has_a_slash_command() -> None:
+    targets = {command.target for command in slash.COMMANDS.values()}
+    assert targets >= {name for name, method in protocol.METHODS.items() if method.kind == "command"}
+
+
+def chunk(name: str, **fields: Any) -> ChunkInfo:
+    values: dict[str, Any] = {
+        "hash": "ab" * 32,
+        "kind": "file",
+        "name": name,
+        "sources": (name,),
+        "tags": (),
+        "parts": (),
+        "active": True,
+        "tokens": 10,
+        "warm_tokens": 0,
+        "fidelity": "cold",
+    }
+    return ChunkInfo(**(values | fields))
+
+
+def paths(typed: str) -> Sequence[str]:
+    return [path for path in ("src/", "src/main.py", "my file.py") if path.startswith(typed)]
+
+
+SURROUNDINGS = Surroundings(
+    chunks=(chunk("src/main.py", tags=("tests",)), chunk("my file.py", active=False)),
+    paths=paths,
+    units=lambda text: units(text, "utf-16"),
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "start", "inserted"),
+    [
+        ("/", 0, list(slash.COMMANDS)),
+        ("/de", 0, ["/deactivate", "/delete"]),
+        ("/load ", 6, ["src/", "src/main.py", '"my file.py"']),
+        ("/load src/ma", 6, ["src/main.py"]),
+        ("/load a 😀 s", 11, ["src/", "src/main.py"]),
+        ("/load 'my f", 6, ['"my file.py"']),
+        ("/load my\\ f", 6, ['"my file.py"']),
+        ("/activate ", 10, ["src/main.py", '"my file.py"', "#tests"]),
+        ("/activate main", 10, ["src/main.py"]),
+        ("/activate #", 10, ["#tests"]),
+        ("/compose x src", 11, ["src/main.py"]),
+        ("/clear o", 7, ["outputs"]),
+        ("/help /lo", 6, ["/load"]),
+        ("/nope x", 6, []),
+        ("/context x", 9, []),
+        ("no slash", 8, []),
+        ("", 0, []),
+    ],
+)
+def test_completions(line: str, start: int, inserted: list[str]) -> None:
+    result = complete(line, SURROUNDINGS)
+    assert (result.start, [item.insert_text for item in result.items]) == (start, inserted)
+
+
+def test_completions_tell_what_they_are() -> None:
+    items = {item.label: item.detail for item in complete("/activate ", SURROUNDINGS).items}
+    assert items["my file.py"] == "abababab, 10 tokens, inactive"
+    assert items["#tests"] == "1 tagged"
+
+
+async def test_slash_commands_over_the_wire(driver: Driver, engine: EngineSetup) -> None:
+    client = await driver.start_ready()
+    driver.write("src/my file.py", "one two")
+    loaded = await client.request("ctx/slash", {"text": "/load 'src/my file.py' nothing.py"})
+    assert [chunk["name"] for chunk in loaded["data"]["loaded"]] == ["src/my file.py"]
+    assert loaded["data"]["skipped"] == [{"path": "nothing.py", "reason": "no such file"}]
+    assert "Loaded 1 file, 2 tokens." in loaded["markdown"]
+    assert "- `nothing.py`: no such file" in loaded["markdown"]
+    helped = await client.request("ctx/slash", {"text": "/help"})
+    assert [command["name"] for command in helped["data"]["commands"]] == list(slash.COMMANDS)
+    planned = await client.request("ctx/slash", {"text": "/plan three more words"})
+    assert planned["data"]["tokens"] == 5
+    completed = await client.request("ctx/slash/complete", {"text": "/delete my"})
+    assert completed == {
+        "items": [
+            {"label": "src/my file.py", "insertText": '"src/my file.py"', "detail": completed["items"][0]["detail"]}
+        ],
+        "start": 8,
+    }
+    with pytest.raises(RpcError) as caught:
+        await client.request("ctx/slash", {"text": "/frobnicate"})
+    assert (caught.value.code, caught.value.data["code"]) == (-32803, "unknown_command")
+    assert caught.value.data["commands"] == list(slash.COMMANDS)
+
+
+async def test_help_and_completion_need_no_engine(driver: Driver, engine: EngineSetup) -> None:
+    engine.behave(exit_at_start=3)
+    client = await driver.start()
+    assert "/load PATH…" in (await client.request("ctx/slash", {"text": "/help /load"}))["markdown"]
+    assert (await client.request("ctx/slash/complete", {"text": "/lo"}))["items"][0]["label"] == "/load"
