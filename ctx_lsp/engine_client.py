@@ -172,30 +172,31 @@ class EngineClient:
     # -- transport -------------------------------------------------------------------------------------------------
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
-        with _typed_errors():
+        with self._typed_errors():
             response = await self._http.request(method, path, **_content(body))
             _raise_for_error(response)
             return response.json()
 
     @asynccontextmanager
     async def _stream(self, method: str, path: str, body: Any = None, **options: Any) -> AsyncIterator[httpx.Response]:
-        with _typed_errors():
+        with self._typed_errors():
             async with self._http.stream(method, path, **_content(body), **options) as response:
                 if response.status_code != 200:
                     await response.aread()
                     _raise_for_error(response)
                 yield response
 
-
-@contextmanager
-def _typed_errors() -> Iterator[None]:
-    try:
-        yield
-    except httpx.TransportError as error:
-        raise EngineLostError(f"lost the connection to the engine: {error or type(error).__name__}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"the engine sent what this version does not understand: {error}"
-        raise RemoteEngineError("engine_incompatible", message) from error
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        if self._http.is_closed:
+            raise EngineLostError("the connection to the engine was closed")
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise EngineLostError(f"lost the connection to the engine: {error or type(error).__name__}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"the engine sent what this version does not understand: {error}"
+            raise RemoteEngineError("engine_incompatible", message) from error
 
 
 def _path(context: str, action: str = "") -> str:

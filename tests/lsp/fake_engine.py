@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from engine.serve import runtime_file
+from engine.serve.claim import claim
 from engine.serve.runtime_file import RuntimeInfo
 from tests.lsp.fake_contexts import ApiError, Behavior, Fake
 
@@ -215,6 +216,9 @@ def main() -> None:
     behavior = Behavior(**json.loads(os.environ.get("FAKE_ENGINE", "{}")))
     if behavior.exit_at_start is not None:
         sys.exit(f"no such device: {options.device}")
+    claimed = claim(options.runtime_file)
+    if isinstance(claimed, RuntimeInfo):
+        return
     token = secrets.token_hex(8)
     Handler.fake = Fake(behavior, options.model, token)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
