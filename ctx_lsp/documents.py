@@ -28,7 +28,7 @@ Signature = tuple[int, int]
 class Shelf(Protocol):
     """Where texts go."""
 
-    async def put(self, source: str, text: str, *, is_new: bool) -> None: ...
+    async def put(self, source: str, text: str) -> None: ...
     async def remove(self, source: str) -> None: ...
 
 
@@ -46,7 +46,7 @@ class Documents:
     """Open documents and loaded files, and which of them have to be brought to the shelf.
 
     Invariants: `_dirty` holds, in the order in which they changed, the sources whose text on the shelf may not be the
-    wanted one; a source has a timer only while it is dirty; `_shelved` has the text each source has on the shelf.
+    wanted one; a source has a timer only while it is dirty; `_shelved` has the text last put under each source.
     """
 
     def __init__(self, sources: SourceNames, mode: DocumentMode, debounce: float, encoding: str) -> None:
@@ -162,14 +162,13 @@ class Documents:
 
     async def _bring(self, shelf: Shelf, source: str) -> bool:
         text = await self._wanted(source)
-        known = self._shelved.get(source)
-        if text == known:
+        if text == self._shelved.get(source):
             return False
         if text is None:
             await shelf.remove(source)
             self._shelved.pop(source, None)
         else:
-            await shelf.put(source, text, is_new=known is None)
+            await shelf.put(source, text)
             self._shelved[source] = text
         return True
 

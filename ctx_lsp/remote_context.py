@@ -28,11 +28,13 @@ class RemoteContext:
     Attributes:
         id: on the engine.
         state: chunks, active tokens and limit as last seen.
+        sources: of the chunks as they are now, which `state` may not show yet.
     """
 
     def __init__(self, id: str, instructions: str | None, on_change: Callable[[ChunksResult], None]) -> None:
         self.id = id
         self.state = ChunksResult(chunks=(), active_tokens=0, limit=0)
+        self.sources: set[str] = set()
         self._instructions = instructions
         self._on_change = on_change
         self._texts: dict[str, str] = {}
@@ -82,11 +84,13 @@ class RemoteContext:
         async with self._lock:
             info = await client.add_chunk(self.id, text, source)
             self._texts[info.hash] = text
+            self.sources.add(source)
             return info
 
     async def remove_source(self, client: EngineClient, source: str) -> None:
         async with self._lock:
             await client.remove_source(self.id, source)
+            self.sources.discard(source)
 
     async def set_active(self, client: EngineClient, refs: Sequence[str], active: bool) -> tuple[ChunkInfo, ...]:
         async with self._lock:
@@ -136,6 +140,7 @@ class RemoteContext:
 
     async def _refresh(self, client: EngineClient) -> ChunksResult:
         self.state = await client.describe_context(self.id)
+        self.sources = {source for chunk in self.state.chunks for source in chunk.sources}
         hashes = {chunk.hash for chunk in self.state.chunks}
         self._texts = {hash: text for hash, text in self._texts.items() if hash in hashes}
         self._on_change(self.state)

@@ -182,6 +182,9 @@ class Session:
         elif event.name == "populate_progress":
             data = json.loads(event.data)
             self.status.show_populate(data["done"], data["total"])
+        elif event.name == "populate_failed":
+            self.status.show_populate(0, 0)
+            self.status.update(message=json.loads(event.data)["message"])
 
     def _on_chunks(self, state: ChunksResult) -> None:
         self.status.chunks_changed(state.active_tokens, state.limit)

@@ -42,13 +42,17 @@ class EngineShelf:
         self._surplus: list[str] = []
         self.refused: dict[str, str] = {}
 
-    async def put(self, source: str, text: str, *, is_new: bool) -> None:
-        """A text that was here before stays active however it has grown: the user is working on it."""
-        before = self._context.find_source(source)
+    async def put(self, source: str, text: str) -> None:
+        """A text that was here before stays active however it has grown: the user is working on it.
+
+        What the engine refuses leaves the context rather than stay there with an old text.
+        """
+        before, is_new = self._context.find_source(source), source not in self._context.sources
         try:
             info = await self._context.put(self._client, source, encodable(text))
         except RemoteEngineError as error:
-            return self._refuse(source, error.message)
+            self._refuse(source, error.message)
+            return await self.remove(source)
         is_known = info.hash in self._seen
         self._seen[info.hash] = info
         if not info.active or is_known:
@@ -75,8 +79,6 @@ class EngineShelf:
 
     def _why_too_much(self, info: ChunkInfo) -> str | None:
         limit = self._context.state.limit
-        if info.tokens > limit:
-            return f"larger than the context: {info.tokens:,} tokens, the limit is {limit:,}"
         if self._active_tokens + info.tokens > limit - reserved_tokens(limit):
             taken = f"{self._active_tokens:,} of {limit:,} are taken by active chunks"
             return f"no room for its {info.tokens:,} tokens: {taken}"

@@ -156,6 +156,9 @@ class Fake:
         chunks, source = self.chunks(id), body.get("source") or f"text-{len(self.chunks(id))}"
         kind, tags = body.get("kind", "file"), tuple(body.get("tags", ()))
         new = Chunk(body["text"], kind, (source,), tags, active=body.get("active", True))
+        if new.tokens > self.behavior.limit:
+            message = f"{source!r} has {new.tokens} tokens, the limit is {self.behavior.limit}"
+            raise ApiError(413, "context_full", message, needed=new.tokens, limit=self.behavior.limit)
         old = next((chunk for chunk in chunks if source in chunk.sources), None)
         same = next((chunk for chunk in chunks if chunk.hash == new.hash), None)
         if old is not None and old is same:

@@ -186,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
         fake = self.fake
         with fake.lock:
             number = sum(chunk.kind == "output" for chunk in fake.chunks(context)) + 1
-            chunk = {"text": text, "source": f"answer-{number}", "kind": "output", "active": False}
+            chunk = {"text": text, "source": f"answer {number}", "kind": "output", "active": False}
             output = fake.add(context, chunk)
             fake.publish(context, "chunks_changed", {"context": context})
         tokens, reused = plan["tokens"], plan["reused"]

@@ -197,10 +197,10 @@ async def test_a_context_that_is_too_full_is_a_clear_error(driver: Driver, engin
     client = await driver.start_ready()
     driver.open(client, "a.txt", "short")
     await engine.wait_texts(lambda texts: "a.txt" in texts)
-    driver.change(client, "a.txt", 2, {"text": "word " * 2000})
+    driver.change(client, "a.txt", 2, {"text": "word " * 999})
     with pytest.raises(RpcError) as caught:
         await client.request("ctx/chat", chat())
-    assert caught.value.data == {"code": "context_full", "needed": 2003, "limit": 1000}
+    assert caught.value.data == {"code": "context_full", "needed": 1002, "limit": 1000}
 
 
 @pytest.mark.parametrize(

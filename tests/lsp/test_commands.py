@@ -51,7 +51,7 @@ async def test_load_says_what_became_of_each_path(driver: Driver, engine: Engine
         "src/empty.py": "empty",
         "src/image.png": "binary",
         "latin.txt": "not UTF-8 (byte 3)",
-        "huge.txt": "larger than the context: 2,000 tokens, the limit is 1,000",
+        "huge.txt": "'huge.txt' has 2000 tokens, the limit is 1000",
     }
     assert [chunk["name"] for chunk in await chunk_list(client)] == ["src/good.py"]
 

@@ -25,9 +25,8 @@ class MemoryShelf:
     log: list[str] = field(default_factory=list)
     fails: bool = False
 
-    async def put(self, source: str, text: str, *, is_new: bool) -> None:
+    async def put(self, source: str, text: str) -> None:
         self._maybe_fail()
-        assert is_new == (source not in self.texts)
         self.log.append(source)
         self.texts[source] = text
 
@@ -146,7 +145,7 @@ async def test_a_failure_loses_nothing(tmp_path: Path) -> None:
 
 async def test_a_cancelled_flush_loses_nothing(tmp_path: Path) -> None:
     class Stuck(MemoryShelf):
-        async def put(self, source: str, text: str, *, is_new: bool) -> None:
+        async def put(self, source: str, text: str) -> None:
             await asyncio.Event().wait()
 
     docs, shelf = documents(tmp_path), MemoryShelf()
@@ -323,12 +322,25 @@ async def test_a_document_that_does_not_fit_is_inactive_and_does_no_harm(driver:
     chunks = (await client.request("ctx/chunks", {}))["chunks"]
     assert {chunk["name"]: chunk["active"] for chunk in chunks if chunk["kind"] == "file"} == {
         "a.txt": True,
-        "huge.txt": False,
         "large.txt": False,
     }
     messages = [log["message"] for log in client.notifications("window/logMessage")]
-    assert any("huge.txt" in message and "larger than the context" in message for message in messages)
+    assert any("'huge.txt' has 5000 tokens" in message for message in messages)
     assert any("large.txt" in message and "no room" in message for message in messages)
+
+
+async def test_a_document_that_outgrows_the_context_leaves_it(driver: Driver, engine: EngineSetup) -> None:
+    client = await driver.start_ready()
+    for name in ("a.txt", "b.txt"):
+        driver.open(client, name, f"text of {name}")
+    await engine.wait_texts(lambda texts: set(texts) == {"a.txt", "b.txt"})
+    driver.change(client, "a.txt", 2, {"text": "word " * 5000})
+    await client.request("ctx/chat", chat(turn="t1"))
+    driver.change(client, "a.txt", 3, {"text": "short again"})
+    await client.request("ctx/chat", chat(turn="t2"))
+    seen = [record["seen"] for record in (await engine.state())["chats"]]
+    assert seen[0] == {"b.txt": "text of b.txt"}, "rather not at all than with an old text"
+    assert seen[1] == {"b.txt": "text of b.txt", "a.txt": "short again"}
 
 
 async def test_files_that_change_on_disk_are_followed(driver: Driver, engine: EngineSetup) -> None:

@@ -152,7 +152,7 @@ async def test_an_idle_engine_that_dies_is_noticed_and_replaced_on_the_next_need
     texts = await engine.texts()
     assert texts["open.txt"] == "edited while the engine was gone"
     assert texts["loaded.txt"] == "changed on disk meanwhile"
-    assert texts["answer-1"] == "A plain answer."
+    assert texts["answer 1"] == "A plain answer."
 
 
 async def test_an_edit_does_not_start_a_dead_engine(driver: Driver, engine: EngineSetup) -> None:
@@ -251,6 +251,16 @@ async def test_prefill_ahead_is_shown_as_progress(driver: Driver, engine: Engine
     await engine.publish(context, "populate_progress", {"context": context, "done": 1000, "total": 1000})
     await client.wait_for(lambda message: message.get("params") == {"token": begin["token"], "value": {"kind": "end"}})
     assert (await state_of(client))["populate"] is None
+
+
+async def test_prefill_ahead_that_fails_says_why(driver: Driver, engine: EngineSetup) -> None:
+    client = await driver.start_ready()
+    (context,) = (await engine.state())["contexts"]
+    await engine.publish(context, "populate_progress", {"context": context, "done": 1, "total": 9})
+    failure = {"context": context, "code": "context_full", "message": "the files have 9 tokens too many"}
+    await engine.publish(context, "populate_failed", failure)
+    status = await client.wait_notification("ctx/status/didChange", lambda status: "too many" in status["message"])
+    assert (status["state"], status["populate"]) == ("ready", None)
 
 
 async def test_changed_chunks_are_announced(driver: Driver, engine: EngineSetup) -> None:
