@@ -1,0 +1,1 @@
+"""What the engine costs, measured against plain transformers in the same run. See docs/benchmarks.md."""

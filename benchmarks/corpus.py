@@ -1,0 +1,73 @@
+"""The files that a benchmark opens: real source files, cut to a length in tokens. Knows no models."""
+
+from __future__ import annotations
+
+import sysconfig
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+COUNT = 6
+STANDARD_LIBRARY = ("argparse.py", "configparser.py", "dataclasses.py", "subprocess.py", "tarfile.py", "threading.py")
+"""Long modules that every Python brings along; what they say differs a little between versions."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file as an editor holds it; `name` is what the model is told."""
+
+    name: str
+    text: str
+
+
+def find_files(paths: Sequence[Path]) -> list[SourceFile]:
+    """`COUNT` files: those given (or the longest of a folder that is given), without any the standard library's.
+
+    Raises:
+        ValueError: there are too few, or one is no UTF-8 text.
+    """
+    if not paths:
+        library = Path(sysconfig.get_path("stdlib"))
+        paths = [library / name for name in STANDARD_LIBRARY]
+    files = _longest(paths[0]) if len(paths) == 1 and paths[0].is_dir() else [_read(path) for path in paths[:COUNT]]
+    if len(files) < COUNT or len({file.text for file in files}) < COUNT:
+        raise ValueError(f"{COUNT} different text files are needed, {len(files)} were found; name some with --files")
+    return files
+
+
+def _longest(folder: Path) -> list[SourceFile]:
+    """The folder's longest text files, in the order of their paths."""
+    files = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
+            try:
+                files.append(replace(_read(path), name=relative.as_posix()))
+            except ValueError:
+                continue
+    chosen = sorted(files, key=lambda file: len(file.text), reverse=True)[:COUNT]
+    return [file for file in files if file in chosen]
+
+
+def _read(path: Path) -> SourceFile:
+    try:
+        return SourceFile(path.name, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read as text: {error}") from error
+
+
+def trim(file: SourceFile, tokens: int, count: Callable[[str], int]) -> SourceFile:
+    """The file up to the line end at which it first has `tokens` tokens by `count`, or all of it if it is shorter."""
+    lines = file.text.splitlines(keepends=True)
+    needed = bisect_left(range(len(lines)), tokens, key=lambda length: count("".join(lines[:length])))
+    return replace(file, text="".join(lines[:needed]))
+
+
+def edit(file: SourceFile) -> SourceFile:
+    """The file with its middle line changed, as someone who types there would."""
+    lines = file.text.splitlines(keepends=True)
+    middle = len(lines) // 2
+    return replace(
+        file, text="".join([*lines[:middle], f"{lines[middle].rstrip()}  # changed\n", *lines[middle + 1 :]])
+    )

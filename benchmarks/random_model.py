@@ -1,0 +1,165 @@
+"""Models of real shapes with random weights, made on the device itself: what speed depends on, without any download.
+
+The engine's fused weights are copied from the transformers model's, so both sides compute with the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from engine.models.checkpoint import Checkpoint
+from engine.models.decoder import Decoder
+from engine.models.decoder_config import read_decoder_config
+from engine.models.loading import read_decoder
+from engine.tokenizer import Tokenizer
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2.5-7b": {
+        "model_type": "qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    },
+    "llama-3.1-8b": {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    "qwen3-0.6b": {
+        "model_type": "qwen3",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "max_position_embeddings": 40960,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+    },
+}
+
+_SEED = 20
+_LEARNED_TOKENS = 4096
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def random_transformers(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """A transformers model of `shape`, a key of `SHAPES`, with random weights on `device`, the same for every run."""
+    config = AutoConfig.for_model(**SHAPES[shape], bos_token_id=None, eos_token_id=2, pad_token_id=0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+    generator = torch.Generator(device).manual_seed(_SEED)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
+            else:
+                parameter.fill_(1.0 if "norm" in name else 0.0)
+    return model
+
+
+def decoder_of(model: Any) -> tuple[Decoder, bytes]:
+    """The engine's decoder with the weights of a transformers model, in the same place and dtype, and a fingerprint."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        config = read_decoder_config(Path(folder))
+    tensors = model.state_dict()
+    decoder = read_decoder(
+        Checkpoint(dict.fromkeys(tensors, _InMemory(tensors))), config, device=model.device, dtype=model.dtype
+    )
+    return decoder, hashlib.sha256(config.digest() + f"random {_SEED} {model.dtype}".encode()).digest()
+
+
+class _InMemory:
+    """Tensors that are there already, read like a safetensors file."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def get_slice(self, name: str) -> _Slice:
+        return _Slice(self._tensors[name])
+
+
+class _Slice:
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def get_shape(self) -> list[int]:
+        return list(self._tensor.shape)
+
+    def get_dtype(self) -> str:
+        return {torch.float32: "F32", torch.bfloat16: "BF16"}[self._tensor.dtype]
+
+
+def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE with a ChatML template that has learned its merges from `texts`.
+
+    Tokens beyond those are there by name alone, so that whatever a model with `vocab_size` tokens says has a text.
+    """
+    trained = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=min(vocab_size, _LEARNED_TOKENS),
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts, trainer)
+    learned = json.loads(trained.to_str())["model"]
+    vocab = {**learned["vocab"], **{f"<{number}>": number for number in range(len(learned["vocab"]), vocab_size)}}
+    whole = _byte_level(models.BPE(vocab=vocab, merges=[tuple(merge) for merge in learned["merges"]]))
+    whole.add_special_tokens(list(_SPECIAL))
+    return Tokenizer(
+        PreTrainedTokenizerFast(
+            tokenizer_object=whole, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=_CHATML
+        )
+    )
+
+
+def _byte_level(model: Any) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

@@ -1,0 +1,183 @@
+"""What is compared: this engine in three ways of asking, and the transformers peer, behind one small interface.
+
+A side goes through the trace step by step; the time to its first token is taken here. Knows nothing of tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from benchmarks.baseline import PrefixCachedModel
+from benchmarks.clock import Clock, timed
+from benchmarks.steps import Labels, Step
+from engine import Engine, EngineConfig, SamplingParams
+from engine.config import Fidelity
+from engine.context import Context
+from engine.model import LoadedModel
+from engine.tokenizer import Tokenizer
+from engine.types import ChatDone
+
+
+@dataclass(frozen=True)
+class Change:
+    """Seconds that a change took on the host, and then in the background before the question came."""
+
+    host: float = 0.0
+    background: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a question.
+
+    Attributes:
+        seconds: to the first token, wall time; `cpu_seconds` the CPU time of the process in it.
+        per_token: seconds for each token after the first; None if there was none.
+        computed, reused: tokens of the prompt.
+        text: the first token's.
+        gap: between the likeliest and the next token's logits, where they are known.
+        labels: fidelity of each file, where the side has such.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    per_token: float | None
+    computed: int
+    reused: int
+    text: str
+    gap: float | None = None
+    labels: Labels | None = None
+
+
+class Side(Protocol):
+    """Goes through a trace: `begin`, then `change` and `ask` for each step, then `end`."""
+
+    name: str
+
+    def begin(self) -> None: ...
+
+    def change(self, step: Step) -> Change: ...
+
+    def ask(self, step: Step, ids: Sequence[int]) -> Answer:
+        """Answer the step's question; `ids` are the prompt's, which a side may also make itself."""
+        ...
+
+    def end(self) -> None: ...
+
+
+class EngineSide:
+    """This engine. Each trace gets an engine of its own over the same weights, so none finds another's KV.
+
+    Its time to the first token begins with the question as text and includes building the prompt from it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: LoadedModel,
+        config: EngineConfig,
+        *,
+        fidelity: Fidelity = "exact",
+        pause: bool = False,
+        answer_tokens: int = 1,
+    ) -> None:
+        """`pause`: the user waits after each change until the background has computed everything."""
+        self.name = name
+        self._model = model
+        self._config = config
+        self._fidelity = fidelity
+        self._pause = pause
+        self._params = SamplingParams(max_tokens=answer_tokens)
+
+    def begin(self) -> None:
+        self.engine = Engine(self._config, model=self._model)
+        self._context: Context = self.engine.context("trace")
+
+    def end(self) -> None:
+        self.engine.close()
+
+    def change(self, step: Step) -> Change:
+        host = timed(self._model.device, lambda: step.change(self._context))
+        return Change(host, timed(self._model.device, self._populate) if self._pause else 0.0)
+
+    def _populate(self) -> None:
+        self._context.populate()
+        self._context.wait_populated()
+
+    def prompt(self, step: Step) -> list[int]:
+        """The step's prompt as token ids."""
+        return self._context.prompt_tokens(step.question)
+
+    def ask(self, step: Step, ids: Sequence[int]) -> Answer:
+        clock = Clock(self._model.device)
+        stream = self._context.chat(step.question, self._params, fidelity=self._fidelity)
+        first = next(stream)
+        clock.stop()
+        done = first if isinstance(first, ChatDone) else [*stream][-1]
+        assert isinstance(done, ChatDone)
+        if done.usage.prompt_tokens != len(ids):
+            raise AssertionError(f"{self.name} asked with {done.usage.prompt_tokens} tokens, others with {len(ids)}")
+        speed = done.timing.tokens_per_second
+        return Answer(
+            seconds=clock.seconds,
+            cpu_seconds=clock.cpu_seconds,
+            per_token=1 / speed if speed else None,
+            computed=done.usage.prefilled_tokens,
+            reused=done.usage.reused_tokens,
+            text=first.text,
+            labels={plan.name: plan.fidelity for plan in done.chunks},
+        )
+
+
+class PeerSide:
+    """transformers with a prefix cache. It is handed the prompt's token ids; nothing else of it is timed."""
+
+    def __init__(
+        self, name: str, model: PrefixCachedModel, tokenizer: Tokenizer, device: torch.device, *, answer_tokens: int = 1
+    ) -> None:
+        self.name = name
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._answer_tokens = answer_tokens
+
+    def begin(self) -> None:
+        self._model.reset()
+
+    def end(self) -> None:
+        self._model.reset()
+
+    def change(self, step: Step) -> Change:
+        return Change()
+
+    def ask(self, step: Step, ids: Sequence[int]) -> Answer:
+        model = self._model
+        clock = Clock(self._device)
+        token = model.first_token(ids)
+        clock.stop()
+        best, second = model.logits.float().topk(2).values.tolist()
+        return Answer(
+            seconds=clock.seconds,
+            cpu_seconds=clock.cpu_seconds,
+            per_token=self._per_token(token),
+            computed=model.computed,
+            reused=model.reused,
+            text=self._tokenizer.decode([token]),
+            gap=best - second,
+        )
+
+    def _per_token(self, token: int) -> float | None:
+        rest = self._answer_tokens - 1
+        if not rest:
+            return None
+
+        def decode() -> None:
+            following = token
+            for _ in range(rest):
+                following = self._model.next_token(following)
+
+        return timed(self._device, decode) / rest
