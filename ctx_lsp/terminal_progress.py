@@ -10,7 +10,7 @@ import re
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from ctx_lsp.terminal_session import Step
 
@@ -64,6 +64,7 @@ class _Bar:
             TextColumn("{task.description}"),
             BarColumn(bar_width=30, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             TaskProgressColumn(),
+            TimeElapsedColumn(),
         )
         self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=8)
         self._task = self._progress.add_task("", total=None)

@@ -263,7 +263,7 @@ def figures(result: ChatResult) -> str:
         result.fidelity,
     ]
     if result.stop_reason == "length":
-        parts.append("cut at the token limit")
+        parts.append("cut by length")
     return " · ".join(parts)
 
 

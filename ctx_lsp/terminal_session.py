@@ -166,7 +166,7 @@ class Session:
             return
         if value["kind"] == "begin":
             self._titles[token] = value["title"]
-        if self.status.state in ("starting", "loading"):
+        if self.status.state in ("starting", "loading") or self.status.populate:
             return  # the status says the same, and more
         percentage = value.get("percentage")
         parts = (self._titles.get(token), value.get("message"))
