@@ -44,35 +44,46 @@ class EngineProcess:
         self._config = config
         self._idle_timeout = idle_timeout
         self._child: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
         self.runtime_path = runtime_file.runtime_path(config)
         self.log_path = self.runtime_path.with_suffix(".log")
 
     async def find_or_start(self, on_step: Callable[[str], None]) -> RuntimeInfo:
         """A running engine that answers. Raises EngineStartError."""
         info = await asyncio.to_thread(self._find)
-        if info is not None:
-            return info
-        on_step("starting the engine")
-        try:
-            self._child = await asyncio.to_thread(self._spawn)
-        except OSError as error:
-            raise EngineStartError(f"the engine could not be started: {error}", log=str(self.log_path)) from error
-        return await self._await_start(self._child)
+        if info is None:
+            on_step("starting the engine")
+            try:
+                self._child = await asyncio.to_thread(self._spawn)
+            except OSError as error:
+                raise EngineStartError(f"the engine could not be started: {error}", log=str(self.log_path)) from error
+            info = await self._await_start(self._child)
+        self._pid = info.pid
+        return info
 
     async def obituary(self) -> str:
-        """How the engine that was found or started ended, as far as can be known from here."""
-        status = await self._exit_status() if self._child is not None else None
-        if status is None:
-            return "the engine has ended or can't be reached"
-        return f"the engine ended with {_exit_words(status)}; its log is {self.log_path}"
+        """How the engine that was found or started last ended, as far as can be known from here."""
+        if self._pid is None:
+            return "the engine has ended"
+        is_child = self._child is not None and self._child.pid == self._pid
+        ended = await self._has_ended(self._pid)
+        if is_child and self._child is not None and self._child.returncode is not None:
+            what = f"the engine ended with {_exit_words(self._child.returncode)}"
+        else:
+            what = "the engine has ended" if ended else f"the engine (process {self._pid}) can't be reached"
+        return f"{what}; its log is {self.log_path}"
 
-    async def _exit_status(self) -> int | None:
-        """Its connections break a moment before the process is gone."""
-        assert self._child is not None
+    async def _has_ended(self, pid: int) -> bool:
+        """An engine's connections break a moment before its process is gone."""
         deadline = time.monotonic() + _DYING_SECONDS
-        while (status := self._child.poll()) is None and time.monotonic() < deadline:
+        while self._is_running(pid) and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
-        return status
+        return not self._is_running(pid)
+
+    def _is_running(self, pid: int) -> bool:
+        if self._child is not None and self._child.pid == pid:
+            return self._child.poll() is None
+        return runtime_file.pid_alive(pid)
 
     def _find(self, started: int | None = None) -> RuntimeInfo | None:
         """The live engine of the runtime file.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from engine.serve import runtime_file
-from tests.lsp.driver import Driver, EngineSetup
+from tests.lsp.driver import Driver, EngineSetup, kill_engines
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,11 +30,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineSe
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("FAKE_ENGINE", raising=False)
     yield EngineSetup(folder, monkeypatch)
-    for path in folder.glob("engine-*.json"):
-        info = runtime_file.read(path)
-        if info is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(info.pid, signal.SIGKILL)
+    kill_engines(folder)
 
 
 @pytest.fixture

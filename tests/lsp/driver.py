@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -69,6 +70,15 @@ class EngineSetup:
     async def wait_texts(self, accepts: Callable[[dict[str, str]], bool]) -> dict[str, str]:
         texts: dict[str, str] = await eventually(self.texts, accepts)
         return texts
+
+
+def kill_engines(folder: Path) -> None:
+    """Ends every engine that has a runtime file in the folder."""
+    for path in folder.glob("engine-*.json"):
+        info = runtime_file.read(path)
+        if info is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(info.pid, signal.SIGKILL)
 
 
 class Driver:

@@ -205,8 +205,9 @@ async def test_an_engine_that_another_client_shut_down(driver: Driver, engine: E
     one, two = await driver.start_ready(), await driver.start_ready()
     driver.open(two, "two.txt", "text two")
     runtime_file.request_shutdown(engine.info())
-    for client in (one, two):
+    for client, words in ((one, "exit code 0"), (two, "the engine has ended")):
         await client.wait_notification("ctx/status/didChange", lambda status: status["state"] == "stopped")
+        assert words in (await state_of(client))["message"]
     await asyncio.gather(*(client.request("ctx/chat", chat()) for client in (one, two)))
     assert sorted(len(record["seen"]) for record in (await engine.state())["chats"]) == [0, 1]
 
