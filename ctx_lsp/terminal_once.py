@@ -1,4 +1,4 @@
-"""`ctx-lsp chat --ask`: one question without a conversation. The answer goes to stdout, everything else to stderr.
+"""`ctx-lsp chat --ask`: one question or slash command, no conversation. Answers go to stdout, all else to stderr.
 
 Meant for scripts: an exit code, no styles where stdout is no terminal, and with `--json` exactly one object.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 from rich.console import Console
+from rich.markdown import Markdown
 
 from ctx_lsp import protocol
 from ctx_lsp.terminal_answer import AnswerWriter
@@ -46,12 +47,15 @@ async def ask_once(options: ChatOptions) -> int:
 
 
 async def _ask(options: ChatOptions, console: Console) -> dict[str, Any]:
+    assert options.question is not None
     with ProgressView(console, "Starting") as view:
         session = await Session.open(options.settings)
         try:
             session.on_step = view.show
             session.on_notice = lambda notice: _notice(notice, console)
             loaded = await _load(session, options, console)
+            if options.question.startswith("/"):
+                return await _slash(session, options, view)
             result = await _answer(session, options, view)
             view.stop()
             console.print(figures(result), style="dim", soft_wrap=True)
@@ -70,6 +74,15 @@ async def _load(session: Session, options: ChatOptions, console: Console) -> pro
     if options.files and not loaded.loaded:
         raise ServerError(protocol.REQUEST_FAILED, "none of the files could be loaded", {"code": "nothing_loaded"})
     return loaded
+
+
+async def _slash(session: Session, options: ChatOptions, view: ProgressView) -> dict[str, Any]:
+    assert options.question is not None
+    result = await session.slash(options.question)
+    view.stop()
+    if not options.as_json:
+        Console(highlight=False).print(Markdown(result.markdown, code_theme="ansi_dark"))
+    return attrs.asdict(result)
 
 
 async def _answer(session: Session, options: ChatOptions, view: ProgressView) -> protocol.ChatResult:

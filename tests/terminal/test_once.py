@@ -57,6 +57,18 @@ def test_json_is_one_object_with_answer_and_figures(ask):
     assert answer["skipped"] == []
 
 
+def test_a_slash_command_can_be_asked(ask, fake):
+    done = ask("retry.py", "--ask", "/context")
+    assert done.returncode == 0
+    assert "retry.py  6" in done.stdout
+    assert fake.received("ctx/chat") == []
+
+
+def test_a_slash_command_in_json_has_markdown_and_data(ask):
+    answer = json.loads(ask("retry.py", "--ask", "/context", "--json").stdout)
+    assert answer == {"markdown": "| file | tokens |\n|---|---|\n| retry.py | 6 |\n", "data": None}
+
+
 def test_without_files_the_workspace_is_discovered(ask, fake):
     answer = json.loads(ask("--ask", "hm?", "--json").stdout)
     assert [chunk["name"] for chunk in answer["loaded"]] == ["retry.py", "store.py"]
