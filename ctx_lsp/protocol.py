@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import frozen
 
 VERSION = 1
 """Advertised as `capabilities.experimental.ctx.version`; grows with every incompatible change."""
@@ -32,31 +32,18 @@ DocumentMode = Literal["open", "manual"]
 
 @frozen(kw_only=True)
 class InitializationOptions:
-    """`initializationOptions` of `initialize`. Every key may be missing; unknown keys are ignored with a log message.
+    """`initializationOptions` of `initialize`. Every key may be missing; unknown keys are ignored, and logged."""
 
-    Attributes:
-        model: catalogue name, folder of safetensors, or path of a GGUF file.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``…
-        dtype: of weights and KV.
-        max_context: longest prompt plus answer, tokens.
-        kv_cache_tokens: size of the engine's KV pool, tokens.
-        threads: CPU threads for tensor work.
-        idle_timeout: seconds after which an engine that nobody uses ends.
-        instructions: the system message that stands before the chunks.
-        debounce_ms: how long a document must rest before its text goes to the engine.
-        documents: whether opened documents become chunks by themselves.
-    """
-
-    model: str | None = None
-    device: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16"] | None = None
-    max_context: int | None = None
-    kv_cache_tokens: int | None = None
-    threads: int | None = None
-    idle_timeout: float | None = None
-    instructions: str | None = None
-    debounce_ms: int = 300
-    documents: DocumentMode = "open"
+    model: str | None = None  # catalogue name, folder of safetensors, or path of a GGUF file
+    device: str | None = None  # auto, cpu, cuda, cuda:1, …
+    dtype: Literal["auto", "float32", "bfloat16"] | None = None  # of weights and KV
+    max_context: int | None = None  # longest prompt plus answer, tokens
+    kv_cache_tokens: int | None = None  # size of the engine's KV pool, tokens
+    threads: int | None = None  # CPU threads for tensor work
+    idle_timeout: float | None = None  # seconds after which an engine that nobody uses ends; 0 is never
+    instructions: str | None = None  # the system message that stands before the chunks
+    debounce_ms: int = 300  # how long a document must rest before its text goes to the engine
+    documents: DocumentMode = "open"  # whether opened documents become chunks by themselves
 
 
 @frozen(kw_only=True)
@@ -159,13 +146,7 @@ class ChatDelta:
 
 @frozen(kw_only=True)
 class ChatResult:
-    """The whole answer.
-
-    Attributes:
-        chunks: the chunks the answer saw, with the fidelity each one was used at.
-        fidelity: the worst of those labels, ``exact`` where there are no chunks.
-        output: hash of the output chunk that keeps the answer, or null.
-    """
+    """The whole answer, and the chunks it saw with the fidelity each one was used at."""
 
     turn_id: str
     conversation_id: str
@@ -174,8 +155,8 @@ class ChatResult:
     usage: Usage
     timing: Timing
     chunks: tuple[ChunkPlan, ...]
-    fidelity: FidelityLabel
-    output: str | None
+    fidelity: FidelityLabel  # the worst of those labels; exact where there are no chunks
+    output: str | None  # hash of the output chunk that keeps the answer
 
 
 @frozen(kw_only=True)
@@ -205,20 +186,15 @@ class PopulateState:
 
 @frozen(kw_only=True)
 class Status:
-    """The server's view of the engine.
-
-    Attributes:
-        state: ``starting`` (no engine process yet), ``loading`` (the process loads its model), ``ready``, ``failed``
-            (it could not start; the next request tries again), ``stopped`` (it ended; the next request starts it).
-        message: for people.
-        progress: 0 to 1 while starting or loading, where known.
+    """The server's view of the engine. ``starting``: there is no process yet; ``loading``: it loads its model;
+    ``failed``: it could not start, the next request tries again; ``stopped``: it ended, the next request starts it.
     """
 
     state: ServerState
-    message: str
+    message: str  # for people
     model: str | None = None
     device: str | None = None
-    progress: float | None = None
+    progress: float | None = None  # 0 to 1 while starting or loading, where known
     active_tokens: int = 0
     limit: int = 0
     populate: PopulateState | None = None
@@ -256,7 +232,7 @@ class SlashItem:
 
 @frozen(kw_only=True)
 class SlashCompleteResult:
-    """`insert_text` replaces the line from `start` (UTF-16 code units, as in a JavaScript string) to the cursor."""
+    """`insert_text` replaces the line from `start` to the cursor; `start` counts in the agreed position encoding."""
 
     items: tuple[SlashItem, ...]
     start: int
@@ -378,20 +354,15 @@ CLEAR_COMMAND = "ctx.clear"
 
 @frozen(kw_only=True)
 class Method:
-    """One row of the protocol.
-
-    Attributes:
-        kind: ``request`` (client to server), ``notification`` (server to client) or ``command`` (a name for
-            ``workspace/executeCommand`` whose only argument is one `params` object).
-        result: type of the answer; None for notifications.
-        data: for results that are a `CommandResult`: type of its `data`.
+    """One row of the protocol. Requests go to the server, notifications to the client; a command is a name for
+    ``workspace/executeCommand`` whose only argument is one `params` object.
     """
 
     name: str
     kind: Literal["request", "notification", "command"]
     params: type[Any]
-    result: type[Any] | None = field(default=None)
-    data: type[Any] | None = field(default=None)
+    result: type[Any] | None = None
+    data: type[Any] | None = None  # of a result that is a CommandResult
 
 
 def _command(name: str, params: type[Any], data: type[Any]) -> Method:
