@@ -61,7 +61,7 @@ class _Bar:
     def __init__(self, console: Console) -> None:
         columns = (
             SpinnerColumn(style="cyan"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             TaskProgressColumn(),
             TimeElapsedColumn(),
