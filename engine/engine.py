@@ -88,7 +88,7 @@ class Engine:
             self.config.max_batch,
             finish=answers.finish,
             fail=answers.fail,
-            progressed=lambda warmup: state.publish(warmup.progress()),
+            progressed=state.publish,
             warmup_failed=self._warmup_failed,
         )
         self._state, self._answers = state, answers

@@ -88,7 +88,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PopulateProgress:
-    """How far background prefill of a context has come, in tokens of its active composition (head included)."""
+    """How far prefill of a context's chunks has come, in the background or for a question: tokens, head included."""
 
     context: str
     done: int

@@ -20,7 +20,7 @@ from engine.runtime.detokenizer import IncrementalDetokenizer
 from engine.runtime.prefill import Prefill, Tail
 from engine.runtime.sampler import SamplingState
 from engine.runtime.stop_strings import StopChecker
-from engine.types import ChatDelta, ChunkPlan, StopReason, Timing, Usage
+from engine.types import ChatDelta, ChunkPlan, PopulateProgress, StopReason, Timing, Usage
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,13 @@ class Generation:
     def in_tail(self) -> bool:
         """What it computes next ends in logits: the tail, or the answer."""
         return self._tail is not None
+
+    def progress(self) -> PopulateProgress | None:
+        """How far the chunks are while they are being prefilled; None once the tail has begun, or without a context."""
+        context = self.question.context
+        if context is None or self._tail is not None:
+            return None
+        return PopulateProgress(context.id, self._prefill.tokens_ready, self.question.composition.tokens)
 
     @property
     def segment_keys(self) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from engine.hashing import TokenArray
 from engine.kv.segment import Segment
 from engine.runtime.generation import Generation
 from engine.runtime.warmup import Warmup
-from engine.types import StopReason
+from engine.types import PopulateProgress, StopReason
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Scheduler:
         max_batch: int,
         finish: Callable[[Generation, StopReason], None],
         fail: Callable[[Generation, EngineError], None],
-        progressed: Callable[[Warmup], None],
+        progressed: Callable[[PopulateProgress], None],
         warmup_failed: Callable[[Warmup, EngineError], None],
     ) -> None:
         """`finish` and `fail` release a generation and tell its stream; the others are told how warmups fare."""
@@ -141,7 +141,7 @@ class Scheduler:
             if piece is not None:
                 return self._row(warmup, *piece)
             self._remember(warmup)
-            self._progressed(warmup)
+            self._progressed(warmup.progress())
             self._drop(warmup)
         return None
 
@@ -158,10 +158,12 @@ class Scheduler:
                 if owner in self.warmups:
                     owner.advanced(step_row.row.num_tokens)
                     self._remember(owner)
-                    self._progressed(owner)
+                    self._progressed(owner.progress())
             elif self._lives(owner):
                 owner.advanced(step_row.row.num_tokens)
                 self._remember(owner)
+                if (progress := owner.progress()) is not None:
+                    self._progressed(progress)
         return [step_row.owner for step_row in rows if step_row.sample and isinstance(step_row.owner, Generation)]
 
     def sampled(self, generations: Sequence[Generation], tokens: Sequence[int]) -> None:

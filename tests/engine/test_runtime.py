@@ -316,6 +316,12 @@ def test_events_tell_of_changes_and_progress_until_unsubscribed(engine: Engine) 
     progress = [event for event in events if isinstance(event, PopulateProgress)]
     assert [event.done for event in progress] == sorted(event.done for event in progress)
     assert progress[-1].done == progress[-1].total
+    context.add_chunk(LONG + "!", source="longer")
+    events.clear()
+    finish(context.chat("Who?", SamplingParams(max_tokens=5)))
+    asked = [event for event in events if isinstance(event, PopulateProgress)]
+    assert [event.done for event in asked] == sorted({event.done for event in asked})
+    assert progress[-1].total < asked[-1].done == asked[-1].total
     unsubscribe()
     unsubscribe()
     count = len(events)
