@@ -1,4 +1,4 @@
-"""`python -m ctx_lsp` is `ctx-lsp`."""
+"""`python -m ctx_lsp` is `ctx-lsp`; without arguments it is `ctx-lsp serve`, which is what editors start."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from ctx_lsp.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:] or ["serve"]))

@@ -139,11 +139,12 @@ class RemoteContext:
     # -- inside the lock -------------------------------------------------------------------------------------------
 
     async def _refresh(self, client: EngineClient) -> ChunksResult:
-        self.state = await client.describe_context(self.id)
+        before, self.state = self.state, await client.describe_context(self.id)
         self.sources = {source for chunk in self.state.chunks for source in chunk.sources}
         hashes = {chunk.hash for chunk in self.state.chunks}
         self._texts = {hash: text for hash, text in self._texts.items() if hash in hashes}
-        self._on_change(self.state)
+        if self.state != before:  # or a client that asks on every change would never come to rest
+            self._on_change(self.state)
         return self.state
 
     async def _rebuild(self, client: EngineClient) -> None:

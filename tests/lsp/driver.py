@@ -126,7 +126,7 @@ class Driver:
         }
 
     def uri(self, name: str) -> str:
-        return (self.workspace / name).as_uri()
+        return Path(os.path.normpath(self.workspace / name)).as_uri()
 
     def write(self, name: str, text: str) -> Path:
         path = self.workspace / name

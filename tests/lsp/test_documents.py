@@ -186,6 +186,17 @@ async def test_the_same_name_in_two_folders_is_two_sources(tmp_path: Path) -> No
     assert shelf.texts == names
 
 
+async def test_folders_come_and_go(driver: Driver, engine: EngineSetup, tmp_path: Path) -> None:
+    client = await driver.start_ready()
+    folder = {"uri": (tmp_path / "second").as_uri(), "name": "second"}
+    driver.open(client, "../second/early.txt", "opened before its folder was added")
+    event = {"added": [folder], "removed": []}
+    client.notify("workspace/didChangeWorkspaceFolders", {"event": event})
+    driver.open(client, "../second/late.txt", "opened behind it")
+    texts = await engine.wait_texts(lambda texts: len(texts) == 2)
+    assert set(texts) == {(tmp_path / "second" / "early.txt").as_posix(), "late.txt"}
+
+
 NAMES = ("a", "b", "c")
 actions = st.one_of(
     *(

@@ -272,6 +272,21 @@ async def test_changed_chunks_are_announced(driver: Driver, engine: EngineSetup)
     assert (await state_of(client))["activeTokens"] == 3
 
 
+async def test_asking_for_chunks_announces_nothing(driver: Driver, engine: EngineSetup) -> None:
+    """A client asks whenever it hears of a change; it must come to rest."""
+    client = await driver.start_ready()
+    driver.open(client, "a.txt", "one two three")
+    settled: list[int] = []
+
+    async def announcements() -> bool:
+        for _ in range(5):
+            await client.request("ctx/chunks", {})
+        settled.append(len(client.notifications("ctx/chunks/didChange")))
+        return len(settled) > 10 and len(set(settled[-10:])) == 1
+
+    await eventually(announcements, bool)
+
+
 async def test_an_event_that_makes_no_sense_does_no_harm(driver: Driver, engine: EngineSetup) -> None:
     client = await driver.start_ready()
     (context,) = (await engine.state())["contexts"]

@@ -86,6 +86,13 @@ async def test_the_engine_outlives_the_server(driver: Driver, engine: EngineSetu
     assert engine.info().pid == pid
 
 
+async def test_without_arguments_the_module_serves() -> None:
+    pipe = subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "ctx_lsp", stdin=pipe, stdout=pipe)
+    out, _ = await process.communicate(b"Content-Length: 2\r\n\r\n[]")
+    assert b'"code": -32600' in out
+
+
 async def test_headers_in_any_order_and_case(driver: Driver) -> None:
     client = await driver.start_process()
     body = json.dumps({"jsonrpc": "2.0", "id": 9, "method": "ctx/status", "params": {}}).encode()
