@@ -82,6 +82,7 @@ def merge(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     """
     if len(parts) == 1:
         return parts[0][0]
-    outputs = torch.stack([output for output, _ in parts])
+    outputs = torch.stack([output for output, _ in parts]).float()
     weights = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0)
-    return (weights[..., None] * outputs.float()).sum(0).to(outputs.dtype)
+    # in place: on a CPU another tensor of this size costs as much as the multiplication, in page faults
+    return outputs.mul_(weights[..., None]).sum(0).to(parts[0][0].dtype)
