@@ -15,7 +15,7 @@ ARGS     ?=
 
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES  := engine ctx_lsp tests
+SOURCES  := engine ctx_lsp benchmarks tests
 say       = @[ -t 1 ] && printf '\033[1m==> %s\033[0m\n' "$(1)" || printf '==> %s\n' "$(1)"
 
 .DEFAULT_GOAL := help
