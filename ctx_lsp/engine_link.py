@@ -117,11 +117,13 @@ class EngineLink:
     async def _try_connect(self) -> EngineClient:
         info = await self._process.find_or_start(lambda step: self._events.on_state("starting", step, None, None))
         client = EngineClient(info.url, info.token)
+        self._events.on_state("starting", f"waiting for the engine to answer (process {info.pid})", None, None)
         try:
             health = await self._await_ready(client)
             listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._listening = asyncio.create_task(self._listen(client, listening))
             await listening
+            self._events.on_state("loading", "bringing the files to the engine", None, health)
             await self._events.on_attach(client)
             if self._listening.done():
                 raise EngineLostError("the engine ended")
@@ -153,10 +155,12 @@ class EngineLink:
                 listening.set_result(None)
                 async for event in events:
                     self._deliver(event)
-        except EngineError as error:
+        except Exception as error:
             if not listening.done():
                 listening.set_exception(error)
                 return
+            if not isinstance(error, EngineError):
+                logger.exception("the event stream could not be followed")
         await self.report_lost(client)
 
     def _deliver(self, event: SseEvent) -> None:

@@ -247,7 +247,7 @@ class Protocol(LanguageServerProtocol):
     def _send_error(self, msg_id: MessageId | None, error: BaseException) -> None:
         code, message, data = error_fields(error)
         body: dict[str, Any] = {"code": code, "message": message}
-        if data is not None:
+        if data is not None and _is_json(data):
             body["data"] = data
         self._send_data({"jsonrpc": "2.0", "id": msg_id, "error": body})
 
@@ -300,6 +300,14 @@ def error_fields(error: BaseException) -> tuple[int, str, Any]:
         return protocol.REQUEST_FAILED, error.message, {**error.data, "code": error.code}
     logger.error("a handler failed", exc_info=error)
     return -32603, f"internal error: {type(error).__name__}: {error}", {"code": "internal_error"}
+
+
+def _is_json(data: Any) -> bool:
+    try:
+        json.dumps(data)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _execute_command_params(params: Any) -> types.ExecuteCommandParams:

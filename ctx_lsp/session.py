@@ -60,6 +60,7 @@ class Session:
         self._stale = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._complaint: str | None = None
 
     def start(self) -> None:
         """Begins what goes on by itself: bringing up the engine, following documents and chunks."""
@@ -101,11 +102,17 @@ class Session:
         """Asks for the active composition's KV ahead of the next question."""
         try:
             await self.context.populate(client)
-            self.status.update(message="ready")
+            self._complain(None)
         except EngineLostError:
             raise
         except EngineError as error:
-            self.status.update(message=error.message)
+            self._complain(error.message)
+
+    def _complain(self, message: str | None) -> None:
+        """What keeps a ready engine from prefilling ahead, shown as long as it does."""
+        self._complaint = message
+        if self.status.status.state == "ready":
+            self.status.update(message=message or "ready")
 
     # -- background ------------------------------------------------------------------------------------------------
 
@@ -165,7 +172,9 @@ class Session:
         if health is not None:
             changes |= {"model": health.model, "device": health.device}
         self.status.update(**changes)
-        if state != "ready":
+        if state == "ready":
+            self._complain(self._complaint)
+        else:
             self.status.show_populate(0, 0)
         if state == "stopped" and not self._closing:
             self.editor.log(message, types.MessageType.Warning)
@@ -184,7 +193,7 @@ class Session:
             self.status.show_populate(data["done"], data["total"])
         elif event.name == "populate_failed":
             self.status.show_populate(0, 0)
-            self.status.update(message=json.loads(event.data)["message"])
+            self._complain(json.loads(event.data)["message"])
 
     def _on_chunks(self, state: ChunksResult) -> None:
         self.status.chunks_changed(state.active_tokens, state.limit)

@@ -6,7 +6,9 @@ Knows the states and how each is shown; knows nothing of what brings them about.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -14,21 +16,21 @@ from ctx_lsp import protocol
 from ctx_lsp.editor import Editor, ProgressBar
 from ctx_lsp.protocol import ChunksDidChange, PopulateState, Status
 
+T = TypeVar("T")
 _QUIET_SECONDS = 0.1
 
 
-class Announcement:
+class Announcement(Generic[T]):
     """Sends the latest value of something: at once after a pause, else when the pause is over."""
 
-    def __init__(self, send: Any, quiet: float = _QUIET_SECONDS) -> None:
+    def __init__(self, send: Callable[[T], None], quiet: float = _QUIET_SECONDS) -> None:
         self._send = send
         self._quiet = quiet
-        self._value: Any = None
-        self._waiting = False
+        self._waiting: list[T] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def put(self, value: Any) -> None:
-        self._value, self._waiting = value, True
+    def put(self, value: T) -> None:
+        self._waiting = [value]
         if self._timer is None:
             self._flush()
 
@@ -39,8 +41,7 @@ class Announcement:
     def _flush(self) -> None:
         self._timer = None
         if self._waiting:
-            self._waiting = False
-            self._send(self._value)
+            self._send(self._waiting.pop())
             self._timer = asyncio.get_running_loop().call_later(self._quiet, self._flush)
 
 
@@ -49,8 +50,8 @@ class StatusBoard:
 
     def __init__(self, editor: Editor, model: str) -> None:
         self._status = Status(state="starting", message="not started yet", model=model)
-        self._announcement = Announcement(lambda status: editor.notify(protocol.STATUS_DID_CHANGE, status))
-        self._chunks = Announcement(lambda change: editor.notify(protocol.CHUNKS_DID_CHANGE, change))
+        self._announcement: Announcement[Status] = Announcement(partial(editor.notify, protocol.STATUS_DID_CHANGE))
+        self._chunks: Announcement[ChunksDidChange] = Announcement(partial(editor.notify, protocol.CHUNKS_DID_CHANGE))
         self._loading = ProgressBar(editor, "Starting the engine")
         self._reading = ProgressBar(editor, "Reading files")
 

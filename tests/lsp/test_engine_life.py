@@ -264,6 +264,20 @@ async def test_prefill_ahead_that_fails_says_why(driver: Driver, engine: EngineS
     assert (status["state"], status["populate"]) == ("ready", None)
 
 
+async def test_a_full_context_is_complained_about_until_there_is_room(driver: Driver, engine: EngineSetup) -> None:
+    client = await driver.start_ready()
+    for name in ("a.txt", "b.txt"):
+        driver.open(client, name, "short")
+    await engine.wait_texts(lambda texts: len(texts) == 2)
+    for name in ("a.txt", "b.txt"):
+        driver.change(client, name, 2, {"text": f"{name} " * 600})
+    full = await client.wait_notification("ctx/status/didChange", lambda status: "1200 tokens" in status["message"])
+    assert full["state"] == "ready"
+    start = len(client.received)
+    await client.command("ctx.deactivate", refs=["b.txt"])
+    await client.wait_for(lambda message: message.get("params", {}).get("message") == "ready", start)
+
+
 async def test_changed_chunks_are_announced(driver: Driver, engine: EngineSetup) -> None:
     client = await driver.start_ready()
     driver.open(client, "a.txt", "one two three")

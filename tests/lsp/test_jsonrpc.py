@@ -270,6 +270,25 @@ async def test_a_result_that_is_no_json_is_answered_too(driver: Driver, monkeypa
     assert (await fails(client, "ctx/status", {})).code == -32603
 
 
+async def test_error_data_that_is_no_json_is_left_out(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await driver.start()
+
+    def refuse(*_: Any) -> None:
+        raise ContextFullError("too full", culprit=object())
+
+    monkeypatch.setattr("ctx_lsp.slash.parse", refuse)
+    error = await fails(client, "ctx/slash", {"text": "/help"})
+    assert (error.code, error.message, error.data) == (-32803, "too full", None)
+
+
+async def test_no_handler_runs_on_pygls_threads(driver: Driver) -> None:
+    client = await driver.start_ready()
+    driver.write("a.txt", "text")
+    await client.command("ctx.load", paths=["a.txt"])
+    await client.request("ctx/chat", chat())
+    assert client.server.language_server._thread_pool is None
+
+
 # -- sequences ---------------------------------------------------------------------------------------------------------
 
 ids = st.integers(FIRST_ID + 100, FIRST_ID + 120)
