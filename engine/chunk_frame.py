@@ -1,4 +1,4 @@
-"""How a chunk's text is shown to the model: a line that names it, then the text in a fence.
+"""How a chunk's text is shown to the model: in a fence, between two lines that name it.
 
 Text only; knows nothing of tokens.
 """
@@ -61,14 +61,16 @@ _LANGUAGES = {
 def frame(chunk: ChunkText) -> str:
     """The chunk's whole piece of the prompt, which begins and ends at a line end.
 
+    The name stands at both ends: a small model that has read to the end of a long file no longer knows which it was
+    (of 32 questions over flask's and requests' files qwen2.5-coder-0.5b got 24 right so, and 21 without).
     The fence is longer than any within. No blank line around it: some tokenizers join line breaks to one token, others
     part them before a word, so only a single one is cut at the same place by all.
     """
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", chunk.text)), default=0))
     end = "" if chunk.text.endswith("\n") else "\n"
     names = [_one_line(source) for source in chunk.sources or (chunk.name,)]
-    heading = f"{_HEADINGS[chunk.kind]}: {', '.join(names)}"
-    return f"{heading}\n{fence}{_language(chunk)}\n{chunk.text}{end}{fence}\n"
+    heading, name = _HEADINGS[chunk.kind], ", ".join(names)
+    return f"{heading}: {name}\n{fence}{_language(chunk)}\n{chunk.text}{end}{fence}\nEnd of {heading.lower()}: {name}\n"
 
 
 def _one_line(name: str) -> str:
