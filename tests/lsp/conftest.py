@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineSe
     folder = tmp_path / "runtime"
     monkeypatch.setenv("CTX_LSP_RUNTIME_DIR", str(folder))
     monkeypatch.setenv("CTX_LSP_ENGINE_COMMAND", f"{sys.executable} -m tests.lsp.fake_engine")
+    monkeypatch.setenv("FAKE_ENGINE_TESTS", str(os.getpid()))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("FAKE_ENGINE", raising=False)
     yield EngineSetup(folder, monkeypatch)

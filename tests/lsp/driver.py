@@ -18,6 +18,7 @@ import pytest
 
 from engine.serve import runtime_file
 from engine.serve.runtime_file import RuntimeInfo
+from tests.lsp.fake_engine import CLOSED
 from tests.lsp.wire_client import PATIENCE, LocalClient, ProcessClient, WireClient
 
 Client = TypeVar("Client", bound=WireClient)
@@ -73,7 +74,9 @@ class EngineSetup:
 
 
 def kill_engines(folder: Path) -> None:
-    """Ends every engine that has a runtime file in the folder."""
+    """Ends every engine that has a runtime file in the folder, and those that are about to write one."""
+    folder.mkdir(exist_ok=True)
+    (folder / CLOSED).touch()
     for path in folder.glob("engine-*.json"):
         info = runtime_file.read(path)
         if info is not None:

@@ -13,6 +13,7 @@ import queue
 import secrets
 import select
 import sys
+import threading
 import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +25,9 @@ from engine.serve import runtime_file
 from engine.serve.claim import claim
 from engine.serve.runtime_file import RuntimeInfo
 from tests.lsp.fake_contexts import ApiError, Behavior, Fake
+
+CLOSED = "closed"
+"""A file of this name in the runtime folder says that the test is over."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -207,6 +211,14 @@ class Handler(BaseHTTPRequestHandler):
         return {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "ctx": ctx}
 
 
+def end_with_the_test(folder: Path) -> None:
+    """A test may be over before its engine is up; then nobody is left to kill it."""
+    tests = int(os.environ.get("FAKE_ENGINE_TESTS", os.getpid()))
+    while runtime_file.pid_alive(tests) and not (folder / CLOSED).exists():
+        time.sleep(0.2)
+    os._exit(0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("model", "device", "dtype", "kv-cache-tokens", "max-context", "threads", "idle-timeout"):
@@ -221,6 +233,7 @@ def main() -> None:
         return
     token = secrets.token_hex(8)
     Handler.fake = Fake(behavior, options.model, token)
+    threading.Thread(target=end_with_the_test, args=(options.runtime_file.parent,), daemon=True).start()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     url = f"http://127.0.0.1:{server.server_address[1]}"
