@@ -110,8 +110,7 @@ class Answers:
         manager = generation.question.context
         if manager is None or not generation.text:
             return None
-        manager.turns += 1
-        source = f"answer {manager.turns}"
+        turn, source = manager.next_turn()
         saw = tuple(f"saw:{plan.hash[:12]}" for plan in generation.chunk_plans())
         output = manager.add(
             Chunk(
@@ -119,7 +118,7 @@ class Answers:
                 kind=ChunkKind.OUTPUT,
                 tokens=manager.encode(generation.text, ChunkKind.OUTPUT, (source,)),
                 sources=(source,),
-                tags=(f"turn:{manager.turns}", *saw, *generation.question.tags),
+                tags=(f"turn:{turn}", *saw, *generation.question.tags),
                 active=False,
                 generated=generation.answer_tokens,
             )

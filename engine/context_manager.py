@@ -156,6 +156,14 @@ class ContextManager:
                     self.delete(chunk.hash)
                 return
 
+    def next_turn(self) -> tuple[int, str]:
+        """Count an answer; its number and its source, which names no chunk yet (a front may have restored old ones)."""
+        taken = {source for chunk in self._chunks for source in chunk.sources}
+        self.turns += 1
+        while f"answer {self.turns}" in taken:
+            self.turns += 1
+        return self.turns, f"answer {self.turns}"
+
     def set_instructions(self, instructions: str) -> None:
         """Take another system message's text from the next question on."""
         self.instructions = instructions

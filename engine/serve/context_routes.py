@@ -37,8 +37,14 @@ def _listing(chunks: list[ChunkInfo]) -> Json:
 
 def _description(context: Context, limit: int) -> Json:
     chunks = context.chunks()
-    active = sum(chunk.tokens for chunk in chunks if chunk.active)
-    return {"id": context.id, **_listing(chunks), "active_tokens": active, "limit": limit}
+    return {"id": context.id, **_listing(chunks), "active_tokens": _active_tokens(chunks), "limit": limit}
+
+
+def _active_tokens(chunks: list[ChunkInfo]) -> int:
+    """Tokens of the chunks the prompt shows: a composition's parts, and each but once."""
+    tokens = {chunk.hash: chunk.tokens for chunk in chunks}
+    shown = {hash for chunk in chunks if chunk.active for hash in chunk.parts or (chunk.hash,)}
+    return sum(tokens[hash] for hash in shown)
 
 
 @router.put("")

@@ -184,6 +184,14 @@ def test_a_finished_answer_becomes_an_inactive_chunk(context: Context) -> None:
     assert f"saw:{done.output[:12]}" in context.chunk(second.output).tags
 
 
+def test_answers_leave_restored_ones_their_place(context: Context) -> None:
+    restored = context.add_chunk("an earlier answer", source="answer 1", kind=ChunkKind.OUTPUT, active=False)
+    done = finish(context.chat("Who?", SamplingParams(max_tokens=5)))
+    assert done.output is not None
+    assert context.chunk(done.output).sources == ("answer 2",)
+    assert context.chunk("answer 1") == restored
+
+
 def test_an_answer_that_repeats_a_file_leaves_the_files_name_alone(context: Context) -> None:
     answer = finish(context.chat("Who?", SamplingParams(max_tokens=6))).text
     context.clear("outputs")
