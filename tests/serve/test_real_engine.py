@@ -200,6 +200,7 @@ def test_every_change_of_a_context(client: httpx.Client) -> None:
     assert post("untag", {"ref": "b", "tags": ["t"]})["tags"] == []
     composed = post("compose", {"refs": ["a", "b"], "name": "both"})
     assert composed["parts"] == [a["hash"], b["hash"]]
+    assert client.get("/v1/contexts/c").json()["active_tokens"] == a["tokens"] + b["tokens"]
     assert post("delete", {"refs": ["both"]}) == {"deleted": [composed["hash"]]}
     assert post("remove_source", {"source": "a"}) == {}
     assert [chunk["hash"] for chunk in client.get("/v1/contexts/c/chunks").json()["chunks"]] == [b["hash"]]
