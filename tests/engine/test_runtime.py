@@ -247,11 +247,11 @@ def outcome(stream: ChatStream) -> str:
 
 
 def test_background_prefill_that_finds_no_room_says_so() -> None:
-    with Engine(config(FOLDER, kv_cache_tokens=640, block_size=16)) as engine:
+    with Engine(config(FOLDER, kv_cache_tokens=640, block_size=64)) as engine:
         events: list[EngineEvent] = []
         engine.subscribe(events.append)
         context = engine.context()
-        for number in range(30):  # each wastes the better part of a block
+        for number in range(12):  # each takes a block of the ten and fills a part of it
             context.add_chunk(str(number), source=str(number))
         context.populate()
         assert context.wait_populated(60)
