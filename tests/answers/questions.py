@@ -45,7 +45,7 @@ SESSIONS = Workspace(
             "Which exception does SessionInterface.open_session raise?",
             raised_in("flask/sessions.py", "SessionInterface.open_session"),
         ),
-        Question("Which class is NullSession derived from?", base_of("flask/sessions.py", "NullSession")),
+        Question("What is the base class of NullSession?", base_of("flask/sessions.py", "NullSession")),
         Question(
             "What is the default value of SessionInterface.pickle_based?",
             value_of("flask/sessions.py", "SessionInterface.pickle_based"),
@@ -76,7 +76,7 @@ CONFIG = Workspace(
             "What is the default value of the parameter text of Config.from_file?",
             default_of("flask/config.py", "Config.from_file", "text"),
         ),
-        Question("Which class is Config derived from?", base_of("flask/config.py", "Config")),
+        Question("What is the base class of Config?", base_of("flask/config.py", "Config")),
         Question("Which file defines current_app?", defined_in("current_app")),
         Question(
             "What is the value of mimetype in DefaultJSONProvider?",
@@ -96,7 +96,7 @@ AUTH = Workspace(
             value_of("requests/auth.py", "CONTENT_TYPE_MULTI_PART"),
         ),
         Question("Which exception does AuthBase.__call__ raise?", raised_in("requests/auth.py", "AuthBase.__call__")),
-        Question("Which class is HTTPProxyAuth derived from?", base_of("requests/auth.py", "HTTPProxyAuth")),
+        Question("What is the base class of HTTPProxyAuth?", base_of("requests/auth.py", "HTTPProxyAuth")),
         Question(
             "Which header does HTTPProxyAuth set?",
             says("requests/auth.py", "HTTPProxyAuth.__call__", "Proxy-Authorization"),
@@ -122,7 +122,7 @@ VIEWS = Workspace(
             raised_in("flask/views.py", "View.dispatch_request"),
         ),
         Question(
-            "Which class is DispatchingJinjaLoader derived from?",
+            "What is the base class of DispatchingJinjaLoader?",
             base_of("flask/templating.py", "DispatchingJinjaLoader"),
         ),
         Question("Which file defines the function render_template_string?", defined_in("render_template_string")),
