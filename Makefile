@@ -43,9 +43,9 @@ unit: $(VENV)/.ready-dev ## tests (pytest; ARGS="-k name")
 
 test-answers: $(VENV)/.ready-dev ## fetch a model that gives real answers (491 MB) and test its answers
 	$(call say,model)
-	@$(BIN)/ctx-lsp models fetch qwen2.5-coder-0.5b
-	$(call say,pytest: answers)
-	@$(BIN)/python -m pytest -m answers $(ARGS)
+	@$(BIN)/ctx-lsp models fetch "$$($(BIN)/python -c 'from engine.config import DEFAULT_MODEL; print(DEFAULT_MODEL)')"
+	$(call say,pytest: answers; minutes)
+	@$(BIN)/python -m pytest -v -m answers $(ARGS)
 
 format: $(VENV)/.ready-dev ## put the code in order
 	@$(BIN)/ruff check --fix .

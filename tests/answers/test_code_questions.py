@@ -10,7 +10,7 @@ from tests.answers.questions import WORKSPACES, Workspace
 pytestmark = [pytest.mark.answers, pytest.mark.timeout(3600)]
 
 BLOCK_TOKENS = 64
-ENOUGH_RIGHT = 0.75
+ENOUGH_RIGHT = 0.7  # it was 24 of 32 when the questions were chosen; a prompt that loses more than noise is found out
 
 
 @pytest.mark.parametrize("workspace", WORKSPACES, ids=lambda workspace: workspace.name)
