@@ -18,6 +18,7 @@ class Chunk:
         sources: where the text comes from; an answer's is its turn, a composition's are its names.
         parts: hashes of a composition's parts in order.
         generated: the token ids an answer was generated as, without the end of turn.
+        pinned: it keeps its place in the order when it is edited.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Chunk:
     parts: tuple[str, ...] = ()
     active: bool = True
     generated: tuple[int, ...] = ()
+    pinned: bool = False
     hash: str = field(init=False)
 
     def __post_init__(self) -> None:

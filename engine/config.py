@@ -11,7 +11,8 @@ from typing import Literal
 from engine.errors import InvalidRequestError
 
 DType = Literal["auto", "float32", "bfloat16"]
-Fidelity = Literal["exact", "instant"]
+Fidelity = Literal["exact", "auto", "instant"]
+Order = Literal["recency", "fixed"]
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 
@@ -30,6 +31,7 @@ class EngineConfig:
         slice_tokens: most tokens prefilled before the worker looks for more urgent work.
         max_batch: most answers decoded together.
         threads: CPU threads for tensor work; None leaves torch's own choice.
+        latency_budget: seconds to the first token within which an `auto` question waits for exact KV.
     """
 
     model: str = DEFAULT_MODEL
@@ -41,6 +43,7 @@ class EngineConfig:
     slice_tokens: int = 256
     max_batch: int = 16
     threads: int | None = None
+    latency_budget: float = 0.3
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16"):
@@ -52,6 +55,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidRequestError(f"{name} must be at least 1 or None")
+        if not self.latency_budget >= 0:
+            raise InvalidRequestError("latency_budget must be 0 or more seconds")
 
 
 @dataclass(frozen=True)

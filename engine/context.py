@@ -43,7 +43,9 @@ class Context:
         tags: Iterable[str] = (),
         active: bool = True,
     ) -> ChunkInfo:
-        """Add a chunk at the end of the order, or replace in place what `source` named before (an edit).
+        """Add a chunk at the end of the order, or replace what `source` named before (an edit).
+
+        An edited chunk goes to the end too, unless it is pinned or the context's order is `fixed`.
 
         A text that is here already gets one more source. Without a source it is named by its hash.
 
@@ -95,6 +97,20 @@ class Context:
     def _set_active(self, refs: Sequence[str], active: bool) -> list[ChunkInfo]:
         with self._state.changed:
             changed = {chunk.hash for chunk in self._manager.set_active(refs, active)}
+            self._state.chunks_changed(self._manager)
+            return [info for info in self._infos() if info.hash in changed]
+
+    def pin(self, *refs: str) -> list[ChunkInfo]:
+        """Let the chunks keep their places in the order when they are edited."""
+        return self._set_pinned(refs, True)
+
+    def unpin(self, *refs: str) -> list[ChunkInfo]:
+        """Let the chunks go to the end of the order when they are edited, if the context's order is `recency`."""
+        return self._set_pinned(refs, False)
+
+    def _set_pinned(self, refs: Sequence[str], pinned: bool) -> list[ChunkInfo]:
+        with self._state.changed:
+            changed = {chunk.hash for chunk in self._manager.set_pinned(refs, pinned)}
             self._state.chunks_changed(self._manager)
             return [info for info in self._infos() if info.hash in changed]
 
@@ -247,7 +263,15 @@ class Context:
             if (piece := residency.piece).chunk is not None
         )
         total = composition.tokens
-        return Plan(total, sum(reused), total - sum(reused), self._state.max_context, chunks)
+        return Plan(
+            total,
+            sum(reused),
+            total - sum(reused),
+            self._state.max_context,
+            chunks,
+            mode="instant" if instant else "exact",
+            time_to_first_token=None,
+        )
 
     def _info(self, hash: str) -> ChunkInfo:
         return next(info for info in self._infos() if info.hash == hash)
@@ -273,6 +297,7 @@ class Context:
             tokens=sum(len(leaf.tokens) for leaf in leaves),
             warm_tokens=sum(state.instant for state in states),
             fidelity=max(labels, key=list(FidelityLabel).index),
+            pinned=chunk.pinned,
         )
 
     def _appended(self, leaf: Chunk) -> Residency:

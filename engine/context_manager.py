@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from engine.chunk import Chunk
 from engine.composition import Composition
+from engine.config import Order
 from engine.errors import AmbiguousChunkError, EmptyChunkError, InvalidRequestError, UnknownChunkError
 from engine.hashing import TokenArray, token_array
 from engine.prompt import ChunkText, PromptBuilder
@@ -28,6 +29,7 @@ class ContextManager:
     Attributes:
         id: chosen by the caller.
         instructions: the system message's own text; None takes the prompt builder's.
+        order: where an edited chunk goes: `recency` moves it to the end unless it is pinned, `fixed` leaves it.
         segment_keys: for each chunk hash the key of the segment that last held its KV here: the near candidate.
         turns: answers given so far.
     """
@@ -35,6 +37,7 @@ class ContextManager:
     def __init__(self, id: str, builder: PromptBuilder, base_hash: bytes, instructions: str | None = None) -> None:
         self.id = id
         self.instructions = instructions
+        self.order: Order = "recency"
         self.segment_keys: dict[str, bytes] = {}
         self.turns = 0
         self._builder = builder
@@ -107,7 +110,7 @@ class ContextManager:
         return token_array(self._builder.chunk(ChunkText(text, sources, kind, sources[0])))
 
     def add(self, chunk: Chunk) -> Chunk:
-        """Add `chunk`, which has one source. What that source named before is replaced in place (an edit)."""
+        """Add `chunk`, which has one source. What that source named before is replaced (an edit)."""
         source = chunk.sources[0]
         old = next((other for other in self._chunks if source in other.sources), None)
         if old is not None and old.hash == chunk.hash:
@@ -120,8 +123,10 @@ class ContextManager:
         if old is None:
             self._chunks.append(chunk)
         else:
-            chunk = replace(chunk, active=old.active, tags=tuple(dict.fromkeys((*old.tags, *chunk.tags))))
+            tags = tuple(dict.fromkeys((*old.tags, *chunk.tags)))
+            chunk = replace(chunk, active=old.active, pinned=old.pinned, tags=tags)
             self._replace_source(old, source, chunk)
+            self._edited(chunk)
         self._changed()
         return chunk
 
@@ -144,6 +149,12 @@ class ContextManager:
         else:
             self._chunks.insert(self._chunks.index(old) + 1, chunk)
             self._put(old, self._named(old, tuple(name for name in old.sources if name != source)))
+
+    def _edited(self, chunk: Chunk) -> None:
+        """Under `recency` the chunk goes to the end: the next edits to it, the likely ones, then cost only itself."""
+        if self.order == "recency" and not chunk.pinned and chunk.kind is not ChunkKind.COMPOSITION:
+            self._chunks.remove(chunk)
+            self._chunks.append(chunk)
 
     def remove_source(self, source: str) -> None:
         """Forget a source; the chunk goes with its last one. An unknown source is no error: it is gone."""
@@ -173,6 +184,11 @@ class ContextManager:
         """Switch all the chunks, or none if one of the refs is bad."""
         chunks = [self.find(ref) for ref in refs]
         return [self._put(self.find(chunk.hash), replace(chunk, active=active)) for chunk in chunks]
+
+    def set_pinned(self, refs: Sequence[str], pinned: bool) -> list[Chunk]:
+        """Pin all the chunks to their places, or let them go, or none if one of the refs is bad."""
+        chunks = [self.find(ref) for ref in refs]
+        return [self._put(self.find(chunk.hash), replace(chunk, pinned=pinned)) for chunk in chunks]
 
     def move(self, ref: str, position: int) -> Chunk:
         """Put a chunk at index `position` of the order; negative counts from the end, beyond the ends is the end."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine.answers import Answers
 from engine.chat_stream import ChatStream
 from engine.composition import Composition
-from engine.config import EngineConfig, Fidelity, SamplingParams
+from engine.config import EngineConfig, Fidelity, Order, SamplingParams
 from engine.context import Context
 from engine.context_manager import ContextManager
 from engine.errors import EngineBusyError, EngineError, InvalidRequestError, UnknownContextError
@@ -98,10 +98,16 @@ class Engine:
 
     # -- contexts --------------------------------------------------------------------------------------------------
 
-    def context(self, id: str = "default", *, instructions: str | None = None) -> Context:
-        """The context called `id`, made if need be. `instructions`, if given, become its system message's text."""
+    def context(self, id: str = "default", *, instructions: str | None = None, order: Order | None = None) -> Context:
+        """The context called `id`, made if need be.
+
+        `instructions`, if given, become its system message's text; `order` says where an edited chunk goes: to the
+        end (`recency`, as at first) or nowhere (`fixed`).
+        """
         if not isinstance(id, str) or not id:
             raise InvalidRequestError("A context's id must be a non-empty string.")
+        if order not in (None, "recency", "fixed"):
+            raise InvalidRequestError(f"order must be 'recency' or 'fixed', not {order!r}.")
         state = self._state
         with state.changed:
             state.check_open()
@@ -111,6 +117,7 @@ class Engine:
                 state.contexts[id] = manager
             elif instructions is not None:
                 manager.set_instructions(instructions)
+            manager.order = order or manager.order
         return Context(state, self._answers, manager)
 
     def get_context(self, id: str) -> Context:

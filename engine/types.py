@@ -46,6 +46,7 @@ class ChunkInfo:
         tokens: length of its piece of the prompt, frame included.
         warm_tokens: tokens of it whose KV could be used by a question asked now.
         fidelity: of that KV for the composition as it is now (an inactive chunk: as if it were appended).
+        pinned: it keeps its place in the order when it is edited.
     """
 
     hash: str
@@ -58,6 +59,7 @@ class ChunkInfo:
     tokens: int
     warm_tokens: int
     fidelity: FidelityLabel
+    pinned: bool
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class Plan:
     """What a question would cost if it were asked now. All counts are tokens; `chunks` in prompt order.
 
     `fidelity` per chunk is the state of its KV before any work; `reused` and `prefill` include head and tail.
+
+    Attributes:
+        mode: how the question would be answered: `auto` decides between the two.
+        time_to_first_token: predicted seconds, or None before anything was measured on this device.
     """
 
     tokens: int
@@ -84,15 +90,21 @@ class Plan:
     prefill: int
     limit: int
     chunks: tuple[ChunkPlan, ...]
+    mode: Literal["exact", "instant"]
+    time_to_first_token: float | None
 
 
 @dataclass(frozen=True)
 class PopulateProgress:
-    """How far prefill of a context's chunks has come, in the background or for a question: tokens, head included."""
+    """How far prefill of a context's chunks has come, in the background or for a question: tokens, head included.
+
+    `phase` is ``populate`` while chunks still lack KV, and ``refine`` while near KV is replaced by exact.
+    """
 
     context: str
     done: int
     total: int
+    phase: Literal["populate", "refine"] = "populate"
 
 
 @dataclass(frozen=True)
@@ -129,9 +141,13 @@ StopReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class ChatDelta:
-    """A piece of the answer's text; never half a character, never part of a stop string."""
+    """A piece of the answer's text; never half a character, never part of a stop string.
+
+    `kind` tells what the model says from what it thinks before it speaks.
+    """
 
     text: str
+    kind: Literal["answer", "reasoning"] = "answer"
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,8 @@ class ChatDone:
 
     Attributes:
         stop_reason: ``stop`` (end of turn or stop string), ``length`` (max_tokens or window), ``cancelled``.
-        text: the whole answer.
+        text: the whole answer, without what the model thought before it.
+        reasoning: what it thought; empty for models that don't.
         chunks: the chunks the answer saw, with the fidelity each one was *used* at.
         output: hash of the output chunk that holds the answer, or None (no context, or an empty answer).
     """
@@ -151,6 +168,7 @@ class ChatDone:
     timing: Timing
     chunks: tuple[ChunkPlan, ...]
     output: str | None
+    reasoning: str = ""
 
 
 ChatEvent = ChatDelta | ChatDone

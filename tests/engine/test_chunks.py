@@ -76,11 +76,11 @@ def test_the_same_text_from_two_sources_is_one_chunk_with_two(context: Context) 
     assert names(context) == ["b.md", "c.py"]
 
 
-def test_an_edit_takes_the_place_of_what_its_source_named(context: Context) -> None:
+def test_an_edit_takes_the_state_of_what_its_source_named_and_goes_to_the_end(context: Context) -> None:
     context.tag("b.md", "docs")
     context.deactivate("b.md")
     edited = context.add_chunk("new text", source="b.md")
-    assert names(context) == ["a.py", "b.md", "c.py"]
+    assert names(context) == ["a.py", "c.py", "b.md"]
     assert (edited.active, edited.tags) == (False, ("docs",))
     with pytest.raises(UnknownChunkError):
         context.chunk(hashlib.sha256(FILES["b.md"].encode()).hexdigest())
@@ -91,9 +91,19 @@ def test_an_edit_of_one_of_two_sources_leaves_the_other_its_text(context: Contex
     context.add_chunk("edited copy", source="copy.py")
     assert context.text("a.py") == FILES["a.py"]
     assert context.text("copy.py") == "edited copy"
-    assert names(context) == ["a.py", "copy.py", "b.md", "c.py"]
+    assert names(context) == ["a.py", "b.md", "c.py", "copy.py"]
     context.add_chunk(FILES["a.py"], source="copy.py")
     assert context.chunk("a.py").sources == ("a.py", "copy.py")
+
+
+def test_a_pinned_chunk_keeps_its_place_when_it_is_edited(context: Context) -> None:
+    (pinned,) = context.pin("b.md")
+    assert pinned.pinned
+    assert context.add_chunk("new text", source="b.md").pinned
+    assert names(context) == ["a.py", "b.md", "c.py"]
+    context.unpin("b.md")
+    context.add_chunk("newer text", source="b.md")
+    assert names(context) == ["a.py", "c.py", "b.md"]
 
 
 def test_switching_and_moving_decide_what_the_prompt_shows(context: Context) -> None:

@@ -245,7 +245,7 @@ class FakeContext:
         sources = (source,) if source else ()
         tokens = len(text.split())
         info = ChunkInfo(
-            hash_, kind, source or hash_[:8], sources, tuple(tags), (), active, tokens, 0, FidelityLabel.COLD
+            hash_, kind, source or hash_[:8], sources, tuple(tags), (), active, tokens, 0, FidelityLabel.COLD, False
         )
         self._chunks[hash_] = info
         self._texts[hash_] = text
@@ -315,7 +315,7 @@ class FakeContext:
     def plan(self, messages: str | Sequence[Message], *, fidelity: Fidelity = "exact") -> Plan:
         texts = [messages] if isinstance(messages, str) else [message["content"] for message in messages]
         tokens = sum(plan.tokens for plan in self.plans()) + sum(len(text.split()) for text in texts)
-        return Plan(tokens, 0, tokens, self._engine.max_context, self.plans())
+        return Plan(tokens, 0, tokens, self._engine.max_context, self.plans(), mode="exact", time_to_first_token=None)
 
     def chat(
         self,
