@@ -11,7 +11,7 @@ from engine.config import Fidelity, SamplingParams
 from engine.context_manager import ContextManager
 from engine.errors import EngineError, InvalidRequestError
 from engine.hashing import TokenArray
-from engine.runtime.detokenizer import IncrementalDetokenizer
+from engine.runtime.answer_text import AnswerText
 from engine.runtime.generation import Generation, Question
 from engine.runtime.sampler import SamplingState
 from engine.state import EngineState
@@ -71,7 +71,7 @@ class Answers:
             stream,
             self._state.store,
             SamplingState(question.params, prompt, model.device),
-            IncrementalDetokenizer(model.tokenizer),
+            AnswerText(model.tokenizer, question.tail.tolist(), question.params.stop),
             model.tokenizer.eos_token_ids,
         )
 
@@ -91,11 +91,12 @@ class Answers:
         generation.stream.put(
             ChatDone(
                 stop_reason=reason,
-                text=generation.text,
+                text=generation.answer.text,
                 usage=generation.usage(),
                 timing=generation.timing(),
                 chunks=generation.chunk_plans(),
                 output=self._keep(generation) if reason != "cancelled" else None,
+                reasoning=generation.answer.reasoning,
             )
         )
 
@@ -108,19 +109,19 @@ class Answers:
     def _keep(self, generation: Generation) -> str | None:
         """Add the answer to its context as an inactive chunk; None without a context or without a text."""
         manager = generation.question.context
-        if manager is None or not generation.text:
+        if manager is None or not generation.answer.text:
             return None
         turn, source = manager.next_turn()
         saw = tuple(f"saw:{plan.hash[:12]}" for plan in generation.chunk_plans())
         output = manager.add(
             Chunk(
-                text=generation.text,
+                text=generation.answer.text,
                 kind=ChunkKind.OUTPUT,
-                tokens=manager.encode(generation.text, ChunkKind.OUTPUT, (source,)),
+                tokens=manager.encode(generation.answer.text, ChunkKind.OUTPUT, (source,)),
                 sources=(source,),
                 tags=(f"turn:{turn}", *saw, *generation.question.tags),
                 active=False,
-                generated=generation.answer_tokens,
+                generated=generation.answer.tokens,
             )
         )
         self._state.chunks_changed(manager)

@@ -242,6 +242,12 @@ class Tokenizer:
             raise InvalidRequestError(f"The model's chat template refuses this conversation: {error}") from error
         return str(text)
 
+    @property
+    def template(self) -> str:
+        """The source of the chat template that is used."""
+        templates = self._fast.chat_template if self._template is None else self._template
+        return "\n".join(templates.values()) if isinstance(templates, dict) else str(templates)
+
     @cached_property
     def _opening(self) -> str:
         """The begin-of-text token, if the tokenizer puts it before plain text by itself."""

@@ -118,12 +118,16 @@ class PopulateFailed:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one answer: `prompt_tokens` = `reused_tokens` + `prefilled_tokens`."""
+    """Tokens of one answer: `prompt_tokens` = `reused_tokens` + `prefilled_tokens`.
+
+    `completion_tokens` are all that were generated, the `reasoning_tokens` of what the model thought among them.
+    """
 
     prompt_tokens: int
     reused_tokens: int
     prefilled_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from engine.context_manager import ContextManager
 from engine.hashing import TokenArray
 from engine.kv.segment import Segment
 from engine.kv.segment_store import SegmentStore
-from engine.runtime.detokenizer import IncrementalDetokenizer
+from engine.runtime.answer_text import AnswerText
 from engine.runtime.prefill import Prefill, Tail
 from engine.runtime.sampler import SamplingState
-from engine.runtime.stop_strings import StopChecker
 from engine.types import ChatDelta, ChunkPlan, PopulateProgress, StopReason, Timing, Usage
 
 
@@ -62,19 +61,16 @@ class Generation:
         stream: ChatStream,
         store: SegmentStore,
         sampling: SamplingState,
-        detokenizer: IncrementalDetokenizer,
+        answer: AnswerText,
         eos_token_ids: frozenset[int],
     ) -> None:
         self.question = question
         self.stream = stream
         self.sampling = sampling
         self.generated: list[int] = []
-        self.text = ""
-        self._cut = False
+        self.answer = answer
         self._store = store
-        self._detokenizer = detokenizer
-        self._stops = StopChecker(question.params.stop)
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids = eos_token_ids - answer.inner_ends
         self._tail: Tail | None = None
         self._prefilled_of_tail = 0
         self._asked = time.monotonic()
@@ -133,7 +129,7 @@ class Generation:
         self.generated.append(token)
         if token in self._eos_token_ids:
             return "stop"
-        if self._emit(self._detokenizer.push(token)):
+        if self._emit(self.answer.push(token)):
             return "stop"
         if len(self.generated) >= self.question.max_new_tokens:
             return "length"
@@ -141,21 +137,15 @@ class Generation:
         self.sampling.push(token)
         return None
 
-    def _emit(self, text: str) -> bool:
-        """Pass on what can't become part of a stop string; True when one has appeared."""
-        certain, self._cut = self._stops.push(text)
-        self._send(certain)
-        return self._cut
-
-    def _send(self, text: str) -> None:
-        if text:
-            self.text += text
-            self.stream.put(ChatDelta(text))
+    def _emit(self, deltas: list[ChatDelta]) -> bool:
+        """Pass on what is certain; True when the text has ended by itself."""
+        for delta in deltas:
+            self.stream.put(delta)
+        return self.answer.over
 
     def flush(self) -> None:
-        """Emit what was held back, unless a stop string has ended the answer."""
-        if not self._cut and not self._emit(self._detokenizer.flush()):
-            self._send(self._stops.flush())
+        """Emit what was held back."""
+        self._emit(self.answer.flush())
 
     def pins(self) -> list[Segment]:
         return self._prefill.pins()
@@ -169,19 +159,11 @@ class Generation:
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
-    @property
-    def answer_tokens(self) -> tuple[int, ...]:
-        """The answer's token ids, without the end of turn; none if a stop string has cut the text short of them."""
-        if self._cut:
-            return ()
-        ended = bool(self.generated) and self.generated[-1] in self._eos_token_ids
-        return tuple(self.generated[:-1] if ended else self.generated)
-
     def usage(self) -> Usage:
         """Tokens so far; a question that never ran has prefilled nothing."""
         prompt = self.question.prompt_tokens
         prefilled = min(prompt, self._prefill.prefilled + self._prefilled_of_tail)
-        return Usage(prompt, prompt - prefilled, prefilled, len(self.generated))
+        return Usage(prompt, prompt - prefilled, prefilled, len(self.generated), self.answer.reasoning_tokens)
 
     def timing(self) -> Timing:
         now = time.monotonic()
