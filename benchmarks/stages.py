@@ -56,8 +56,8 @@ def stage_times(engine: Engine, device: torch.device) -> Iterator[StageTimes]:
     decoder, attention = runner._decoder, runner._attention
     forward = decoder.forward
 
-    def timed_forward(token_ids: Tensor, attend: Any) -> Any:
-        return times.add("layers", lambda: forward(token_ids, _noting(times, "attention", attend)))
+    def timed_forward(token_ids: Tensor, positions: Tensor, attend: Any) -> Any:
+        return times.add("layers", lambda: forward(token_ids, positions, _noting(times, "attention", attend)))
 
     patches: list[tuple[Any, str, Any]] = [
         (runner, "run", _noting(times, "step", runner.run)),

@@ -12,7 +12,7 @@ from engine.attention.torch_attention import TorchAttention
 from engine.config import EngineConfig
 from engine.device import choose_device, choose_dtype, choose_num_blocks
 from engine.kv.pool import KVPool
-from engine.models.decoder import Decoder
+from engine.models.language_model import LanguageModel
 from engine.models.loading import load_decoder, model_fingerprint
 from engine.models.resolve import resolve_model
 from engine.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ Progress = Callable[[str, float | None], None]
 class LoadedModel:
     """What an engine computes with; `fingerprint` (32 bytes) begins every prefix hash, `max_context` is in tokens."""
 
-    decoder: Decoder
+    decoder: LanguageModel
     tokenizer: Tokenizer
     pool: KVPool
     attention: AttentionBackend
@@ -32,6 +32,16 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     max_context: int
+
+    @property
+    def exact_only(self) -> str | None:
+        """Why KV of this model serves only where it was computed, in words for the user; None if it can move."""
+        return self.decoder.exact_only
+
+    @property
+    def stateful(self) -> bool:
+        """Each row of a step must bring the state that its tokens go on from (see `Runner.run`)."""
+        return self.decoder.stateful
 
 
 def load_model(config: EngineConfig, progress: Progress | None = None) -> LoadedModel:
@@ -50,20 +60,19 @@ def load_model(config: EngineConfig, progress: Progress | None = None) -> Loaded
     return equip(config, decoder, Tokenizer.from_folder(folder), fingerprint)
 
 
-def equip(config: EngineConfig, decoder: Decoder, tokenizer: Tokenizer, fingerprint: bytes) -> LoadedModel:
+def equip(config: EngineConfig, decoder: LanguageModel, tokenizer: Tokenizer, fingerprint: bytes) -> LoadedModel:
     """A decoder with all that an engine needs beside it: KV and attention of its own. Several may share one decoder."""
-    spec, device, dtype = decoder.config, decoder.device, decoder.dtype
-    bytes_per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
-    longest = min(config.max_context or spec.max_position, spec.max_position)
+    device, dtype = decoder.device, decoder.dtype
+    heads = [(layer.num_kv_heads, layer.head_dim) for layer in decoder.layers]
+    bytes_per_token = 2 * sum(kv_heads * head_dim for kv_heads, head_dim in heads) * dtype.itemsize
+    longest = min(config.max_context or decoder.max_position, decoder.max_position)
     num_blocks = choose_num_blocks(config, device, bytes_per_token, longest)
-    pool = KVPool(
-        spec.num_layers, spec.num_kv_heads, spec.head_dim, num_blocks, config.block_size, dtype=dtype, device=device
-    )
+    pool = KVPool(heads, num_blocks, config.block_size, dtype=dtype, device=device)
     return LoadedModel(
         decoder=decoder,
         tokenizer=tokenizer,
         pool=pool,
-        attention=TorchAttention(pool, decoder.rotary, spec.layers, spec.softmax_scale),
+        attention=TorchAttention(pool, decoder.rotary, decoder.layers),
         fingerprint=fingerprint,
         device=device,
         dtype=dtype,

@@ -13,18 +13,32 @@ _SCORES_AT_ONCE = 1 << 26
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool = False, allowed: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    causal: bool = False,
+    allowed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of q [heads, n, d] over k and v [kv_heads, m, d]; heads is a multiple of kv_heads.
 
-    `causal` (n = m) lets query i see keys ≤ i; `allowed`, bool [n, m], is a mask of any other form.
+    `causal` (n = m) lets query i see keys ≤ i; `allowed`, bool [n, m], is a mask of any other form. Scores s become
+    softcap · tanh(s / softcap) if a `softcap` is given.
     Returns the output [heads, n, d] in q's dtype and the LSE, float32 [heads, n].
     """
-    if q.device.type == "cpu":
+    if softcap is None and q.device.type == "cpu":
         return _attend_cpu(q, k, v, scale=scale, causal=causal, allowed=allowed)
-    if q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16) and allowed is None:
+    if softcap is None and allowed is None and _fits_flash(q):
         return _attend_cuda(q, k, v, scale=scale, causal=causal)
-    return _attend_plain(q, k, v, scale=scale, causal=causal, allowed=allowed)
+    return _attend_plain(q, k, v, scale=scale, softcap=softcap, causal=causal, allowed=allowed)
+
+
+def _fits_flash(q: Tensor) -> bool:
+    """What the FlashAttention kernel on CUDA takes."""
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    return q.device.type == "cuda" and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
 
 
 def _attend_cpu(
@@ -53,7 +67,14 @@ def _attend_cuda(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool)
 
 
 def _attend_plain(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool, allowed: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    causal: bool,
+    allowed: Tensor | None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition, in float32, some queries at a time."""
     heads, n, _ = q.shape
@@ -66,6 +87,8 @@ def _attend_plain(
     step = max(1, _SCORES_AT_ONCE // (heads * k.shape[1]))
     for first in range(0, n, step):
         scores = (q[:, first : first + step].float() * scale) @ keys
+        if softcap is not None:
+            scores = torch.tanh_(scores.div_(softcap)).mul_(softcap)
         if allowed is not None:
             scores = scores.masked_fill(~allowed[first : first + step], float("-inf"))
         lse = scores.logsumexp(-1)

@@ -15,7 +15,7 @@ from engine.attention.base import AttentionBackend, AttentionRow
 from engine.attention.dense import attend, merge
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
-from engine.models.decoder_config import LayerSpec
+from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable, Rotation
 
 
@@ -32,20 +32,19 @@ class _RowPlan:
     runs: tuple[Run, ...]
     turn: tuple[int, ...]
     copies: int
-    rotation: Rotation  # of copies · count queries
+    rotations: tuple[Rotation, ...]  # of copies · count queries, per rotary table
 
 
 class TorchAttention(AttentionBackend):
     """Attention by torch's own kernels on any device."""
 
-    def __init__(self, pool: KVPool, rotary: RotaryTable, layers: Sequence[LayerSpec], scale: float) -> None:
+    def __init__(self, pool: KVPool, rotary: Sequence[RotaryTable], layers: Sequence[LayerSpec]) -> None:
         self._pool = pool
         self._rotary = rotary
         self._layers = layers
-        self._scale = scale
         self._rows: list[_RowPlan] = []
         self._slots = torch.empty(0, dtype=torch.int64)
-        self._key_rotation: Rotation | None = None
+        self._key_rotations: tuple[Rotation, ...] = ()
 
     def plan(self, rows: Sequence[AttentionRow]) -> None:
         self._rows = []
@@ -56,7 +55,7 @@ class TorchAttention(AttentionBackend):
             slots += row.segment.slots(row.segment.filled, row.num_tokens, self._pool.block_size)
             positions += range(row.position, row.position + row.num_tokens)
         self._slots = self._indices(slots)
-        self._key_rotation = self._rotary.at(self._indices(positions))
+        self._key_rotations = self._rotations(positions)
 
     def _plan_row(self, row: AttentionRow, first: int) -> _RowPlan:
         own = VirtualBlockTable.build([Placement(row.segment, 0, row.segment.filled)], self._pool.block_size)
@@ -71,50 +70,57 @@ class TorchAttention(AttentionBackend):
             runs=runs,
             turn=tuple(deltas.index(run.delta) for run in runs),
             copies=len(deltas),
-            rotation=self._rotary.at(self._indices([position - delta for delta in deltas for position in asked])),
+            rotations=self._rotations([position - delta for delta in deltas for position in asked]),
         )
+
+    def _rotations(self, positions: list[int]) -> tuple[Rotation, ...]:
+        indices = self._indices(positions)
+        return tuple(table.at(indices) for table in self._rotary)
 
     def _indices(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._pool.keys[0].device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        assert self._key_rotation is not None, "plan() comes first"
-        if self._layers[layer].rope:
-            k = self._key_rotation.apply(k)
+        rotary = self._layers[layer].rotary
+        if rotary is not None:
+            k = self._key_rotations[rotary].apply(k)
         self._pool.write(layer, self._slots, k, v)
         return torch.cat([self._attend_row(layer, row, q, k, v) for row in self._rows])
 
     def _attend_row(self, layer: int, row: _RowPlan, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         new = slice(row.first, row.first + row.count)
-        queries = self._rotated_queries(layer, row, q[new])
-        window = self._layers[layer].window
-        parts = [self._attend_new(queries[0], k[new].transpose(0, 1), v[new].transpose(0, 1), window)]
+        spec = self._layers[layer]
+        queries = self._rotated_queries(spec, row, q[new])
+        parts = [self._attend_new(spec, queries[0], k[new].transpose(0, 1), v[new].transpose(0, 1))]
         for run, turn in zip(row.runs, row.turn, strict=True):
-            part = self._attend_run(layer, row, run, queries[turn], window)
+            part = self._attend_run(layer, row, run, queries[turn])
             if part is not None:
                 parts.append(part)
+        if spec.sinks is not None:
+            parts.append((torch.zeros_like(parts[0][0]), spec.sinks[:, None].expand(-1, row.count)))
         return merge(parts).transpose(0, 1)
 
-    def _rotated_queries(self, layer: int, row: _RowPlan, q: Tensor) -> list[Tensor]:
+    def _rotated_queries(self, spec: LayerSpec, row: _RowPlan, q: Tensor) -> list[Tensor]:
         """A copy of q [n, heads, d] per Δ of the row, as [heads, n, d], each rotated once from the original."""
-        if not self._layers[layer].rope:
+        if spec.rotary is None:
             return [q.transpose(0, 1)] * row.copies
         copies = q.repeat(row.copies, 1, 1) if row.copies > 1 else q
-        return list(row.rotation.apply(copies).transpose(0, 1).tensor_split(row.copies, dim=1))
+        return list(row.rotations[spec.rotary].apply(copies).transpose(0, 1).tensor_split(row.copies, dim=1))
 
-    def _attend_new(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    def _attend_new(self, spec: LayerSpec, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The new tokens among themselves, read from where they were just computed."""
-        count = q.shape[1]
+        count, window = q.shape[1], spec.window
         if window is None or count <= window:
-            return attend(q, k, v, scale=self._scale, causal=count > 1)
+            return attend(q, k, v, scale=spec.scale, softcap=spec.softcap, causal=count > 1)
         index = torch.arange(count, device=q.device)
         behind = index[:, None] - index
-        return attend(q, k, v, scale=self._scale, allowed=(behind >= 0) & (behind < window))
+        allowed = (behind >= 0) & (behind < window)
+        return attend(q, k, v, scale=spec.scale, softcap=spec.softcap, allowed=allowed)
 
-    def _attend_run(
-        self, layer: int, row: _RowPlan, run: Run, q: Tensor, window: int | None
-    ) -> tuple[Tensor, Tensor] | None:
+    def _attend_run(self, layer: int, row: _RowPlan, run: Run, q: Tensor) -> tuple[Tensor, Tensor] | None:
         """The new tokens over one earlier run; None if the window leaves nothing of it in sight."""
+        spec = self._layers[layer]
+        window = spec.window
         # the first query sees farthest back: keys before this global position are of no use to any
         lost = 0 if window is None else max(0, row.position - window + 1 - run.start)
         if lost >= run.length:
@@ -126,4 +132,4 @@ class TorchAttention(AttentionBackend):
             asked = torch.arange(row.position, row.position + row.count, device=q.device)
             seen = torch.arange(run.start + lost, run.start + run.length, device=q.device)
             allowed = asked[:, None] - seen < window
-        return attend(q, k, v, scale=self._scale, allowed=allowed)
+        return attend(q, k, v, scale=spec.scale, softcap=spec.softcap, allowed=allowed)

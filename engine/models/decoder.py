@@ -1,36 +1,21 @@
 """The decoder of the Llama family: Llama, Mistral, Qwen2, Qwen3, SmolLM2 and SmolLM3 in one module.
 
 Plain tensors and function calls, cheap enough in Python to run layer by layer for every decoded token. Knows nothing
-of positions, KV or blocks: whoever calls it brings the attention, which also rotates, and `torch.inference_mode`.
+of KV or blocks, nor of positions: the attention that its caller brings also rotates.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.models.decoder_config import DecoderConfig
+from engine.models.language_model import Attend, LayerSpec
 from engine.models.linear import add_linear_, linear
 from engine.models.rotary import RotaryTable
-
-
-class Attend(Protocol):
-    """The attention of one forward pass."""
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from the T new tokens to all tokens they may see, the new ones included.
-
-        Args:
-            q: [T, heads, head_dim], after QK-norm, before RoPE and before the softmax scale.
-            k, v: [T, kv_heads, head_dim], likewise; kv head i serves query heads i * group … (i + 1) * group - 1.
-                All three may be views of one tensor, with gaps between tokens; they are the callee's to change.
-
-        Returns: [T, heads, head_dim] in q's dtype.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +53,28 @@ class DecoderWeights:
 
 
 class Decoder:
-    """A loaded model. It holds no state besides its weights, so forward passes never affect each other.
+    """A loaded model (see `LanguageModel`). It holds no state besides its weights: passes never affect each other."""
 
-    Attributes:
-        rotary: for the attention. Twice as long as the model's limit: KV computed near the limit may stand at the start
-            of another prompt, and a query near the limit then looks at it from almost two limits away.
-    """
+    stateful = False
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
         self.config = config
         self.weights = weights
-        self.rotary = RotaryTable(config.rope, 2 * config.max_position, weights.embedding.device)
+        self.rotary = (RotaryTable.of(config.rope, 2 * config.max_position, weights.embedding.device),)
+        self.exact_only: str | None = None
         self._head_counts = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        return self.config.layers
+
+    @property
+    def max_position(self) -> int:
+        return self.config.max_position
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
 
     @property
     def device(self) -> torch.device:
@@ -89,13 +84,18 @@ class Decoder:
     def dtype(self) -> torch.dtype:
         return self.weights.embedding.dtype
 
-    def forward(self, token_ids: Tensor, attend: Attend) -> Tensor:
+    def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run the layers over `token_ids`, int64 [T]; returns the hidden states after the final norm, [T, hidden]."""
         hidden = F.embedding(token_ids, self.weights.embedding)
         for index, layer in enumerate(self.weights.layers):
             self._add_attention_(hidden, index, layer, attend)
             self._add_mlp_(hidden, layer)
         return self._norm(hidden, self.weights.norm)
+
+    def advance(
+        self, token_ids: Tensor, positions: Tensor, attend: Attend, state: object | None
+    ) -> tuple[Tensor, object | None]:
+        return self.forward(token_ids, positions, attend), None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [n, hidden] to float32 logits [n, vocab]."""

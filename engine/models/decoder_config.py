@@ -15,20 +15,8 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from engine.errors import BrokenModelError, ModelNotFoundError, UnsupportedModelError
+from engine.models.language_model import LayerSpec
 from engine.models.rotary import RopeFrequencies
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """How one layer attends.
-
-    Attributes:
-        rope: whether queries and keys are rotated (NoPE layers: False).
-        window: a query at p sees keys at positions above p - window (itself included); None sees all before it.
-    """
-
-    rope: bool
-    window: int | None
 
 
 @dataclass(frozen=True)
@@ -65,11 +53,6 @@ class DecoderConfig:
     @property
     def num_layers(self) -> int:
         return len(self.layers)
-
-    @property
-    def softmax_scale(self) -> float:
-        """Multiplies the scores ⟨q, k⟩ before the softmax."""
-        return float(self.head_dim**-0.5)
 
     def digest(self) -> bytes:
         """SHA-256 of every field that changes what the model computes (so not when an answer ends, or how long)."""
@@ -162,7 +145,7 @@ def _decoder_config(config: Any, family: _Family, eos_token_ids: tuple[int, ...]
         intermediate_size=config.intermediate_size,
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        head_dim=_head_dim(config),
         vocab_size=config.vocab_size,
         max_position=config.max_position_embeddings,
         rms_norm_eps=config.rms_norm_eps,
@@ -186,8 +169,19 @@ def _layers(config: Any, family: _Family) -> tuple[LayerSpec, ...]:
         sliding = [kind == "sliding_attention" for kind in config.layer_types]
     rope = config.no_rope_layers if family.nope_layers else [1] * count
     return tuple(
-        LayerSpec(rope=bool(rope[i]), window=config.sliding_window if sliding[i] else None) for i in range(count)
+        LayerSpec(
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=_head_dim(config),
+            scale=float(_head_dim(config) ** -0.5),
+            rotary=0 if rope[i] else None,
+            window=config.sliding_window if sliding[i] else None,
+        )
+        for i in range(count)
     )
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _eos_token_ids(folder: Path, config: Any) -> tuple[int, ...]:

@@ -53,38 +53,81 @@ class Rotation:
 
     Attributes:
         cos: float32 [T, 1, head_dim].
-        sin: float32 [T, 1, head_dim]; the first half is negated, which makes the rotation one multiply-add.
+        sin: float32 [T, 1, head_dim], with the sign of each dim, which makes the rotation one multiply-add.
+        partner: the dim that each is turned with, int64 [head_dim]; None for the one half a head away.
     """
 
     cos: Tensor
     sin: Tensor
+    partner: Tensor | None = None
 
     def apply(self, x: Tensor) -> Tensor:
         """x [T, heads, head_dim], rotated; computed in float32, returned in x's dtype."""
         wide = x.float()
-        swapped = wide.roll(x.shape[-1] // 2, -1)
+        swapped = wide.roll(x.shape[-1] // 2, -1) if self.partner is None else wide.index_select(-1, self.partner)
         return torch.addcmul(wide * self.cos, swapped, self.sin).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which dims of a head turn together, how fast and which way: dim i becomes x[i]·cos + sign[i]·x[partner[i]]·sin.
+
+    Attributes:
+        column: the column of the table that holds dim i's cosine and sine; None where the dim is not rotated.
+        partner: the other dim of the pair.
+        sign: 1, −1, or 0 where the dim is not rotated.
+    """
+
+    column: tuple[int | None, ...]
+    partner: tuple[int, ...]
+    sign: tuple[int, ...]
+
+    @classmethod
+    def halves(cls, head_dim: int) -> Pairing:
+        """Llama's: dim i turns with dim i + head_dim / 2."""
+        half = head_dim // 2
+        columns, signs = tuple(range(half)), (1,) * half
+        return cls(columns * 2, tuple(range(half, head_dim)) + columns, tuple(-sign for sign in signs) + signs)
+
+    @property
+    def is_halves(self) -> bool:
+        return self.partner == Pairing.halves(len(self.partner)).partner
 
 
 class RotaryTable:
     """Cosines and sines of positions 0 … length - 1.
 
     Attributes:
-        cos, sin: float32 [length, head_dim / 2], attention factor folded in. Angles are float32 products like
-            transformers', so keys rotated here are those of transformers.
+        cos, sin: float32 [length, columns], attention factor folded in; the dims that use a column are the pairing's.
+            If some dims are not rotated, a last column of ones and zeros is theirs.
     """
 
-    def __init__(self, frequencies: RopeFrequencies, length: int, device: torch.device) -> None:
+    def __init__(self, cos: Tensor, sin: Tensor, pairing: Pairing) -> None:
+        """cos and sin are float32 [length, columns], without that last column."""
+        rest = cos.shape[1]
+        if None in pairing.column:
+            cos = torch.cat((cos, torch.ones_like(cos[:, :1])), 1)
+            sin = torch.cat((sin, torch.zeros_like(sin[:, :1])), 1)
+        self.cos, self.sin = cos, sin
+        columns = [rest if column is None else column for column in pairing.column]
+        self._columns = torch.tensor(columns, dtype=torch.int64, device=cos.device)
+        self._sign = torch.tensor(pairing.sign, dtype=torch.float32, device=cos.device)
+        partner = torch.tensor(pairing.partner, dtype=torch.int64, device=cos.device)
+        self._partner = None if pairing.is_halves else partner
+
+    @classmethod
+    def of(cls, frequencies: RopeFrequencies, length: int, device: torch.device) -> RotaryTable:
+        """Llama's rotation. Angles are float32 products like transformers', so keys rotated here are those of it."""
         inverse = torch.tensor(frequencies.inverse, dtype=torch.float32, device=device)
         angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * inverse
-        self.cos = angles.cos() * frequencies.attention_factor
-        self.sin = angles.sin() * frequencies.attention_factor
+        factor = frequencies.attention_factor
+        return cls(angles.cos() * factor, angles.sin() * factor, Pairing.halves(2 * len(inverse)))
 
     def at(self, positions: Tensor) -> Rotation:
         """Gather the rows of `positions`, int64 [T]; each must lie in the table (IndexError on the CPU)."""
-        cos = self.cos.index_select(0, positions)
-        sin = self.sin.index_select(0, positions)
-        return Rotation(torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None])
+        cos = self.cos.index_select(0, positions).index_select(1, self._columns)
+        sin = self.sin.index_select(0, positions).index_select(1, self._columns).mul_(self._sign)
+        return Rotation(cos[:, None], sin[:, None], self._partner)
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotate x [T, heads, head_dim] to `positions`, int64 [T]; computed in float32, returned in x's dtype."""

@@ -9,26 +9,56 @@ import torch
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
-from engine.models.decoder import Decoder
+from engine.models.language_model import LanguageModel
 from engine.runtime.scheduler import StepRow
 
 
 class Runner:
     """The model with its attention."""
 
-    def __init__(self, decoder: Decoder, attention: AttentionBackend, device: torch.device) -> None:
+    def __init__(self, decoder: LanguageModel, attention: AttentionBackend, device: torch.device) -> None:
         self._decoder = decoder
         self._attention = attention
         self._device = device
 
     @torch.inference_mode()
-    def run(self, rows: Sequence[StepRow]) -> Tensor | None:
-        """Compute the rows' KV; logits of the rows that sample, float32 [n, vocab], or None if none does."""
-        tokens = np.concatenate([row.tokens for row in rows]).astype(np.int64)
+    def run(self, rows: Sequence[StepRow]) -> tuple[Tensor | None, list[object | None]]:
+        """Compute the rows' KV. When it returns the device is done with the step.
+
+        Rows of a stateful model are computed one after the other, each going on from its `row.state`; no row may then
+        go on from another one of the same step.
+
+        Returns:
+            Logits of the rows that sample, float32 [n, vocab], or None if none does; and behind each row's last token
+            the state it has come to, None for models that have none.
+        """
+        ends, states = self._stateful(rows) if self._decoder.stateful else self._together(rows)
+        wanted = [index for index, row in enumerate(rows) if row.sample]
+        if wanted:
+            return self._decoder.logits(ends[wanted]), states
+        if self._device.type == "cuda":
+            # a step's time is then its own, and a question never waits for a queue of them
+            torch.cuda.synchronize(self._device)
+        return None, states
+
+    def _together(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[object | None]]:
+        """Hidden states behind each row's last token [rows, hidden], all rows in one pass."""
         self._attention.plan([row.row for row in rows])
-        hidden = self._decoder.forward(torch.from_numpy(tokens).to(self._device), self._attention)
-        ends = np.cumsum([len(row.tokens) for row in rows]) - 1
-        wanted = [int(end) for end, row in zip(ends, rows, strict=True) if row.sample]
-        if not wanted:
-            return None
-        return self._decoder.logits(hidden[wanted])
+        tokens, positions = self._inputs(rows)
+        hidden = self._decoder.forward(tokens, positions, self._attention)
+        return hidden[np.cumsum([len(row.tokens) for row in rows]) - 1], [None] * len(rows)
+
+    def _stateful(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[object | None]]:
+        ends, states = list[Tensor](), list[object | None]()
+        for row in rows:
+            self._attention.plan([row.row])
+            hidden, state = self._decoder.advance(*self._inputs([row]), self._attention, row.row.state)
+            ends.append(hidden[-1])
+            states.append(state)
+        return torch.stack(ends), states
+
+    def _inputs(self, rows: Sequence[StepRow]) -> tuple[Tensor, Tensor]:
+        """Token ids and global positions of all new tokens, int64 [T] each."""
+        tokens = np.concatenate([row.tokens for row in rows]).astype(np.int64)
+        positions = np.concatenate([np.arange(row.row.num_tokens) + row.row.position for row in rows])
+        return torch.from_numpy(tokens).to(self._device), torch.from_numpy(positions).to(self._device)

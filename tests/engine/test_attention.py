@@ -17,13 +17,17 @@ from engine.kv.block_manager import BlockManager
 from engine.kv.pool import KVPool
 from engine.kv.segment import Segment
 from engine.kv.virtual_block_table import Placement, VirtualBlockTable
-from engine.models.decoder_config import LayerSpec
+from engine.models.language_model import LayerSpec
 from engine.models.rotary import RopeFrequencies, RotaryTable
 
 HEADS, KV_HEADS, DIM, BLOCK_SIZE = 6, 2, 16, 8
 SCALE = DIM**-0.5
 CPU = torch.device("cpu")
-ROTARY = RotaryTable(RopeFrequencies(tuple(0.7**i for i in range(DIM // 2)), 1.0), 2000, CPU)
+ROTARY = RotaryTable.of(RopeFrequencies(tuple(0.7**i for i in range(DIM // 2)), 1.0), 2000, CPU)
+
+
+def layer_spec(rope: bool, window: int | None) -> LayerSpec:
+    return LayerSpec(KV_HEADS, DIM, SCALE, rotary=0 if rope else None, window=window)
 
 
 @dataclass
@@ -42,14 +46,14 @@ class Bench:
         torch.manual_seed(seed)
         self.random = random.Random(seed)
         self.spec, self.dtype = spec, dtype
-        self.pool = KVPool(1, KV_HEADS, DIM, 80, BLOCK_SIZE, dtype=dtype, device=CPU)
+        self.pool = KVPool([(KV_HEADS, DIM)], 80, BLOCK_SIZE, dtype=dtype, device=CPU)
         for cache in (*self.pool.keys, *self.pool.values):
             cache.fill_(float("nan"))  # reading a slot that was never written shows
         self.blocks = BlockManager(80)
         for block in self.blocks.allocate(80):
             if self.random.random() < 0.7:
                 self.blocks.release([block])
-        self.backend = TorchAttention(self.pool, ROTARY, [spec], SCALE)
+        self.backend = TorchAttention(self.pool, [ROTARY], [spec])
 
     def kv(self, count: int) -> tuple[Tensor, Tensor]:
         return torch.randn(count, KV_HEADS, DIM, dtype=self.dtype), torch.randn(count, KV_HEADS, DIM, dtype=self.dtype)
@@ -64,7 +68,7 @@ class Bench:
         keys, values = self.kv(length)
         positions = torch.arange(start, start + length)
         slots = torch.tensor(segment.slots(0, length, BLOCK_SIZE), dtype=torch.int64)
-        self.pool.write(0, slots, ROTARY.rotate(keys, positions) if self.spec.rope else keys, values)
+        self.pool.write(0, slots, ROTARY.rotate(keys, positions) if self.spec.rotary is not None else keys, values)
         return Written(segment, keys, values)
 
     def expected(self, earlier: list[Written], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -72,7 +76,7 @@ class Bench:
         keys = torch.cat([*(part.keys for part in earlier), k]).float()
         values = torch.cat([*(part.values for part in earlier), v]).float()
         seen, asked = torch.arange(len(keys)), torch.arange(len(keys) - len(q), len(keys))
-        if self.spec.rope:
+        if self.spec.rotary is not None:
             keys, q = ROTARY.rotate(keys, seen), ROTARY.rotate(q.float(), asked)
         behind = asked[:, None] - seen
         mask = (behind >= 0) & (behind < (self.spec.window or len(keys)))
@@ -87,7 +91,7 @@ class Bench:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_over_moved_segments_with_partly_filled_blocks(rope: bool, window: int | None, dtype: torch.dtype) -> None:
     for seed in range(8):
-        bench = Bench(LayerSpec(rope, window), dtype, seed)
+        bench = Bench(layer_spec(rope, window), dtype, seed)
         rows, expected, inputs = [], [], []
         for _ in range(bench.random.randint(1, 3)):
             earlier = [
@@ -113,7 +117,7 @@ def test_rows_over_moved_segments_with_partly_filled_blocks(rope: bool, window: 
 
 
 def test_new_keys_are_written_rotated_where_they_stand() -> None:
-    bench = Bench(LayerSpec(True, None), torch.float32, seed=3)
+    bench = Bench(layer_spec(True, None), torch.float32, seed=3)
     earlier = bench.written(5, 0)
     own = bench.segment(10, 5, 0)
     table = VirtualBlockTable.build([Placement(earlier.segment, 0, 5)], BLOCK_SIZE)

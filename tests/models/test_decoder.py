@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.models import catalogue, gguf
-from engine.models.decoder import Attend, Decoder
-from engine.models.decoder_config import LayerSpec
+from engine.models.decoder import Decoder
+from engine.models.language_model import Attend
 from engine.models.linear import NARROW_ROWS
 from engine.models.loading import load_decoder
 from engine.models.resolve import resolve_model
@@ -26,13 +26,13 @@ def full_attention(decoder: Decoder) -> Attend:
     """Attention among the tokens of one pass, from position 0 on, written as its definition."""
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        spec, positions = decoder.config.layers[layer], torch.arange(len(q))
-        if spec.rope:
-            q, k = decoder.rotary.rotate(q, positions), decoder.rotary.rotate(k, positions)
+        spec, positions = decoder.layers[layer], torch.arange(len(q))
+        if spec.rotary is not None:
+            q, k = (decoder.rotary[spec.rotary].rotate(x, positions) for x in (q, k))
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         behind = positions[:, None] - positions
         hidden = (behind < 0) | (behind >= (spec.window or len(q)))
-        scores = torch.einsum("qhd,khd->hqk", q, k) * decoder.config.softmax_scale
+        scores = torch.einsum("qhd,khd->hqk", q, k) * spec.scale
         weights = scores.masked_fill(hidden, float("-inf")).softmax(-1, dtype=torch.float32).to(q.dtype)
         return torch.einsum("hqk,khd->qhd", weights, v)
 
@@ -41,7 +41,7 @@ def full_attention(decoder: Decoder) -> Attend:
 
 def logits_of(decoder: Decoder, ids: Tensor) -> Tensor:
     with torch.inference_mode():
-        return decoder.logits(decoder.forward(ids, full_attention(decoder)))
+        return decoder.logits(decoder.forward(ids, torch.arange(len(ids)), full_attention(decoder)))
 
 
 def transformers_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
@@ -93,16 +93,16 @@ def test_bfloat16_is_as_near_to_float32_as_that_of_transformers(family):
 @pytest.mark.parametrize(
     ("family", "plain"),
     [
-        ("mistral-sliding", LayerSpec(rope=True, window=None)),
-        ("qwen2-sliding", LayerSpec(rope=True, window=None)),
-        ("smollm3", LayerSpec(rope=True, window=None)),
-        ("llama", LayerSpec(rope=False, window=None)),
+        ("mistral-sliding", {"window": None}),
+        ("qwen2-sliding", {"window": None}),
+        ("smollm3", {"rotary": 0}),
+        ("llama", {"rotary": None}),
     ],
 )
 def test_each_layer_feature_shows_in_the_logits(family, plain):
     """Guards the tests above: on a model where windows or RoPE hardly matter they would prove little."""
     decoder, model = pair(tiny_model(family))
-    layers = (plain,) * decoder.config.num_layers
+    layers = tuple(dataclasses.replace(spec, **plain) for spec in decoder.layers)
     without = Decoder(dataclasses.replace(decoder.config, layers=layers), decoder.weights)
     ids = random_ids(80)
     assert (logits_of(without, ids) - transformers_logits(model, ids)).abs().max() > 0.1
@@ -110,7 +110,7 @@ def test_each_layer_feature_shows_in_the_logits(family, plain):
 
 def test_windows_and_nope_layers_are_those_of_the_config():
     def specs(family: str) -> list[tuple[bool, int | None]]:
-        return [(spec.rope, spec.window) for spec in pair(tiny_model(family))[0].config.layers]
+        return [(spec.rotary is not None, spec.window) for spec in pair(tiny_model(family))[0].layers]
 
     assert specs("llama") == [(True, None)] * 3
     assert specs("mistral-sliding") == [(True, 24)] * 3
@@ -127,7 +127,7 @@ def test_attention_is_called_once_per_layer_with_heads_apart():
         return q
 
     with torch.inference_mode():
-        hidden = decoder.forward(random_ids(5), attend)
+        hidden = decoder.forward(random_ids(5), torch.arange(5), attend)
     assert hidden.shape == (5, decoder.config.hidden_size)
     assert calls == [(layer, (5, 4, 32), (5, 2, 32), (5, 2, 32)) for layer in range(3)]
 

@@ -19,7 +19,7 @@ KINDS = ["llama", "llama-llama3", "llama-yarn", "llama-linear"]
 
 def table_of(family: str) -> RotaryTable:
     config = AutoConfig.from_pretrained(tiny_model(family))
-    return RotaryTable(RopeFrequencies.from_transformers(config), MAX_POSITION, CPU)
+    return RotaryTable.of(RopeFrequencies.from_transformers(config), MAX_POSITION, CPU)
 
 
 @pytest.mark.parametrize("family", KINDS)
