@@ -49,7 +49,8 @@ class AnswerText:
             pieces = splitter.push(self._detokenizer.flush()) + splitter.mark(token)
         else:
             pieces = splitter.push(self._detokenizer.push(token))
-        self._count(token, is_mark, thinking or splitter.thinking)
+        said = any(kind == "answer" and text for kind, text in pieces)
+        self._count(token, is_mark or splitter.thinking or (thinking and not said), thinking)
         return self._deltas(pieces)
 
     def flush(self) -> list[ChatDelta]:
@@ -60,13 +61,14 @@ class AnswerText:
         self.text += rest
         return [*deltas, ChatDelta(rest)] if rest else deltas
 
-    def _count(self, token: int, is_mark: bool, thinking: bool) -> None:
+    def _count(self, token: int, thought: bool, thinking: bool) -> None:
+        """Book a token: `thought` if nothing of it is said, `thinking` if thoughts were open when it came."""
         self._pushed += 1
         if self._splitter.over:
             return
-        if is_mark or thinking:
+        if thought or thinking:
             self._thought = self._pushed
-        if is_mark or self._splitter.thinking:
+        if thought:
             self._said.clear()
         else:
             self._said.append(token)

@@ -17,15 +17,15 @@ from engine.tokenizer import Tokenizer
 Kind = Literal["answer", "reasoning"]
 Piece = tuple[Kind, str]
 
-_WORD = r"[\w:]*(?:think|thought|reason)[\w:]*"
+_WORD = r"(?i:[\w:]*(?:think|thought|reason)[\w:]*)"
 _SHAPES = (
-    (re.compile(rf"<({_WORD})>", re.IGNORECASE), "</{}>"),
-    (re.compile(rf"\[({_WORD})\]", re.IGNORECASE), "[/{}]"),
-    (re.compile(rf"<\|begin_of_({_WORD})\|>", re.IGNORECASE), "<|end_of_{}|>"),
+    (re.compile(rf"<({_WORD})>"), "</{}>"),
+    (re.compile(rf"\[({_WORD})\]"), "[/{}]"),
+    (re.compile(rf"<\|begin_of_({_WORD})\|>"), "<|end_of_{}|>"),
     (re.compile(rf"<\|START_({_WORD})\|>"), "<|END_{}|>"),
     (re.compile(rf"<\|start_of_({_WORD})\|>"), "<|end_of_{}|>"),
-    (re.compile(rf"<\|({_WORD})\|>", re.IGNORECASE), "<|/{}|>"),
-    (re.compile(rf"◁({_WORD})▷", re.IGNORECASE), "◁/{}▷"),
+    (re.compile(rf"<\|({_WORD})\|>"), "<|/{}|>"),
+    (re.compile(rf"◁({_WORD})▷"), "◁/{}▷"),
 )
 """How opening marks are written, and the closing mark for the word in them."""
 
@@ -224,7 +224,8 @@ class MarkSplitter:
         if not begun or any(mark.text.startswith(begun) for mark in self._marks.texts):
             self._held = text
             return [], None
-        return self._answer(text), ""
+        self._state = "answer"
+        return [], begun if self._after_mark else text
 
     def _think(self, text: str) -> tuple[list[Piece], str | None]:
         """Look for the end of a thought, and for an opening mark at its beginning."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,13 +89,13 @@ def assert_greedy(recorded: Sequence[Tensor], tokens: Sequence[int], logits: Ten
 
 
 def finish(stream: ChatStream, read: Sequence[ChatEvent] = ()) -> ChatDone:
-    """Read a stream to its end, checking that its deltas, those `read` already included, add up to its text."""
-    text = "".join(event.text for event in read)
-    for event in stream:
+    """Read a stream to its end, checking that its deltas, those `read` already included, add up to its texts."""
+    texts = {"answer": "", "reasoning": ""}
+    for event in itertools.chain(read, stream):
         if isinstance(event, ChatDelta):
             assert event.text
-            text += event.text
+            texts[event.kind] += event.text
         else:
-            assert event.text == text
+            assert {"answer": event.text, "reasoning": event.reasoning} == texts
             return event
     raise AssertionError("the stream ended without its last event")
