@@ -11,6 +11,7 @@ from engine.config import Fidelity, SamplingParams
 from engine.context_manager import ContextManager
 from engine.errors import EngineError, InvalidRequestError
 from engine.hashing import TokenArray
+from engine.reuse import NearKV
 from engine.runtime.answer_text import AnswerText
 from engine.runtime.generation import Generation, Question
 from engine.runtime.sampler import SamplingState
@@ -33,6 +34,7 @@ class Answers:
         params: SamplingParams | None,
         fidelity: Fidelity,
         tags: Sequence[str] = (),
+        budget: float | None = None,
     ) -> ChatStream:
         """Queue a question behind `composition`; its stream ends with ChatDone or an EngineError.
 
@@ -41,8 +43,7 @@ class Answers:
         """
         state = self._state
         state.check_open()
-        if fidelity not in ("exact", "instant"):
-            raise InvalidRequestError(f"fidelity must be 'exact' or 'instant', not {fidelity!r}.")
+        check_fidelity(fidelity, budget)
         params = params or SamplingParams()
         tokens = composition.tokens + len(tail)
         state.check_fits(tokens)
@@ -52,7 +53,7 @@ class Answers:
             tail=tail,
             chunk_names={chunk.hash: chunk.name for chunk in manager} if manager else {},
             params=params,
-            near=fidelity == "instant",
+            near=lambda: self._near(manager, composition, tail, fidelity, budget),
             tags=tuple(tags),
             max_new_tokens=min(params.max_tokens or state.max_context, state.max_context - tokens),
         )
@@ -61,6 +62,21 @@ class Answers:
         state.scheduler.questions.append(self._generations[stream])
         state.changed.notify_all()
         return stream
+
+    def _near(
+        self,
+        manager: ContextManager | None,
+        composition: Composition,
+        tail: TokenArray,
+        fidelity: Fidelity,
+        budget: float | None,
+    ) -> NearKV | None:
+        """What a question whose turn has come may use besides exact KV; what it finds near is made exact later."""
+        if manager is None or self._state.outlook(manager, composition, tail, fidelity, budget).mode == "exact":
+            return None
+        manager.kept_up = True
+        self._state.keep_up(manager)
+        return self._state.near(manager, composition)
 
     def _generation(self, question: Question, stream: ChatStream) -> Generation:
         model = self._state.model
@@ -126,3 +142,11 @@ class Answers:
         )
         self._state.chunks_changed(manager)
         return output.hash
+
+
+def check_fidelity(fidelity: Fidelity, budget: float | None) -> None:
+    """InvalidRequestError if either is not what it must be."""
+    if fidelity not in ("exact", "auto", "instant"):
+        raise InvalidRequestError(f"fidelity must be 'exact', 'auto' or 'instant', not {fidelity!r}.")
+    if budget is not None and not budget >= 0:
+        raise InvalidRequestError(f"budget must be 0 or more seconds, not {budget!r}.")

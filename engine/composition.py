@@ -28,6 +28,11 @@ class Piece:
     key: bytes
     chunk: str | None
 
+    @property
+    def identity(self) -> str:
+        """What it is, wherever it stands: its chunk's hash, or for head and tail a hash of all up to its end."""
+        return self.chunk or self.key.hex()
+
 
 @dataclass(frozen=True, eq=False)
 class Composition:

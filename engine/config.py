@@ -31,6 +31,8 @@ class EngineConfig:
         slice_tokens: most tokens prefilled before the worker looks for more urgent work.
         max_batch: most answers decoded together.
         threads: CPU threads for tensor work; None leaves torch's own choice.
+        refine: whether contexts' KV is kept up in the background by itself, until all of it is exact; without it,
+            background prefill is done when `populate` asks for it.
         latency_budget: seconds to the first token within which an `auto` question waits for exact KV.
     """
 
@@ -43,6 +45,7 @@ class EngineConfig:
     slice_tokens: int = 256
     max_batch: int = 16
     threads: int | None = None
+    refine: bool = True
     latency_budget: float = 0.3
 
     def __post_init__(self) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from engine.answers import Answers
+from engine.answers import Answers, check_fidelity
 from engine.chat_stream import ChatStream
 from engine.chunk import Chunk
 from engine.composition import Composition
 from engine.config import Fidelity, SamplingParams
 from engine.context_manager import ContextManager
 from engine.errors import InvalidRequestError
-from engine.hashing import content_hash, token_array
-from engine.residency import Residency, assess, tail_reuse
-from engine.runtime.warmup import Warmup
+from engine.hashing import TokenArray, content_hash, token_array
+from engine.reuse import Residency, assess, assess_piece
 from engine.state import EngineState
 from engine.types import ChunkInfo, ChunkKind, ChunkPlan, FidelityLabel, Message, Plan
 
@@ -168,8 +167,8 @@ class Context:
     def populate(self, refs: Sequence[str] | None = None) -> Plan:
         """Start computing KV in the background, and return what there is to do.
 
-        Without `refs`: whatever the active composition lacks, following its changes until all of it is exact. With
-        `refs`: these chunks as if they alone were active.
+        Without `refs`: whatever the active composition lacks, until all of it is exact, and from now on again whenever
+        it changes. With `refs`: these chunks as if they alone were active.
 
         Raises:
             ContextFullError: the chunks don't fit the context window, so no question could be asked over them.
@@ -183,32 +182,39 @@ class Context:
                 chosen = manager.compose_pieces(leaves, manager.instructions)
             composition = chosen or manager.composition()
             self._state.check_fits(composition.tokens)
-            if chosen is not None or not any(warmup.follows(manager) for warmup in scheduler.warmups):
-                scheduler.warmups.append(Warmup(manager, self._state.store, self._state.check_fits, chosen))
+            if chosen is not None:
+                scheduler.upkeep.append(self._state.upkeep(manager, chosen))
+            else:
+                manager.kept_up = True
+                self._state.populate(manager)
             self._state.changed.notify_all()
-            return self._plan(composition)
+            return self._plan(composition, token_array(()), "exact", None)
 
     def wait_populated(self, timeout: float | None = None) -> bool:
         """Wait until no background prefill of this context is left; False after `timeout` seconds."""
         with self._state.changed:
             return self._state.changed.wait_for(
-                lambda: all(warmup.context is not self._manager for warmup in self._state.scheduler.warmups), timeout
+                lambda: all(upkeep.context is not self._manager for upkeep in self._state.scheduler.upkeep), timeout
             )
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    def plan(self, messages: str | Sequence[Message], *, fidelity: Fidelity = "exact") -> Plan:
-        """What this question would cost now: tokens, how many are reused, how many to prefill, fidelity per chunk."""
+    def plan(
+        self, messages: str | Sequence[Message], *, fidelity: Fidelity = "auto", budget: float | None = None
+    ) -> Plan:
+        """What this question would cost now, asked as by `chat`: tokens reused and to prefill, fidelity, and time."""
+        check_fidelity(fidelity, budget)
         with self._state.changed:
             composition, tail = self._compose(messages)
-            return self._plan(composition.then(token_array(tail)), tail=True, instant=fidelity == "instant")
+            return self._plan(composition, token_array(tail), fidelity, budget)
 
     def chat(
         self,
         messages: str | Sequence[Message],
         params: SamplingParams | None = None,
         *,
-        fidelity: Fidelity = "exact",
+        fidelity: Fidelity = "auto",
+        budget: float | None = None,
         tags: Sequence[str] = (),
     ) -> ChatStream:
         """Answer the conversation over the chunks active now; later changes don't touch this answer.
@@ -217,16 +223,18 @@ class Context:
             messages: a question, or turns of which the last is the user's; a leading system message stands in for the
                 context's instructions.
             params: sampling; None is greedy up to the window's end.
-            fidelity: ``exact`` first computes whatever KV is not exact; ``instant`` takes the KV there is.
+            fidelity: ``exact`` first computes whatever KV is not exact; ``instant`` takes the KV there is; ``auto``
+                is exact if that takes at most `budget` longer, or if the KV there is has read a dropped chunk.
+            budget: seconds; None takes the engine's `latency_budget`.
             tags: for the output chunk that keeps the answer.
 
         Raises:
             ContextFullError: the prompt leaves no room for an answer.
-            InvalidRequestError: messages or fidelity are not what they must be.
+            InvalidRequestError: messages, fidelity or budget are not what they must be.
         """
         with self._state.changed:
             composition, tail = self._compose(messages)
-            return self._answers.ask(self._manager, composition, token_array(tail), params, fidelity, tags)
+            return self._answers.ask(self._manager, composition, token_array(tail), params, fidelity, tags, budget)
 
     def prompt_tokens(self, messages: str | Sequence[Message]) -> list[int]:
         """The token ids the model would see."""
@@ -249,42 +257,35 @@ class Context:
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
-    def _plan(self, composition: Composition, *, tail: bool = False, instant: bool = False) -> Plan:
+    def _plan(self, composition: Composition, tail: TokenArray, fidelity: Fidelity, budget: float | None) -> Plan:
         names = {chunk.hash: chunk.name for chunk in self._manager}
-        residencies = assess(self._state.store, composition, self._manager.segment_keys)
-        reused = [residency.instant if instant else residency.exact for residency in residencies]
-        if tail:
-            # an instant tail stands on KV that isn't exact, where none of it can have been computed
-            cold = instant and any(residency.exact < residency.instant for residency in residencies)
-            reused[-1] = 0 if cold else tail_reuse(self._state.store, composition.pieces)
+        outlook = self._state.outlook(self._manager, composition, tail, fidelity, budget)
         chunks = tuple(
             ChunkPlan(piece.chunk, names[piece.chunk], n := len(piece.tokens), count, n - count, residency.fidelity)
-            for residency, count in zip(residencies, reused, strict=True)
+            for residency, count in zip(outlook.residencies, outlook.reused, strict=False)
             if (piece := residency.piece).chunk is not None
         )
-        total = composition.tokens
-        return Plan(
-            total,
-            sum(reused),
-            total - sum(reused),
-            self._state.max_context,
-            chunks,
-            mode="instant" if instant else "exact",
-            time_to_first_token=None,
-        )
+        total, reused = composition.tokens + len(tail), sum(outlook.reused)
+        limit = self._state.max_context
+        return Plan(total, reused, total - reused, limit, chunks, outlook.mode, outlook.seconds)
 
     def _info(self, hash: str) -> ChunkInfo:
         return next(info for info in self._infos() if info.hash == hash)
 
     def _infos(self) -> list[ChunkInfo]:
-        manager = self._manager
-        found = assess(self._state.store, manager.composition(), manager.segment_keys)
-        active = {residency.piece.chunk: residency for residency in found}
-        return [self._chunk_info(chunk, active) for chunk in manager]
+        manager, composition = self._manager, self._manager.composition()
+        near = self._state.near(manager, composition)
+        found, kv_hash = assess(self._state.store, composition, near)
+        states = {residency.piece.chunk: residency for residency in found}
+        for leaf in manager.leaves(manager):
+            if leaf.hash not in states:  # an inactive chunk: as if it were appended
+                piece = composition.then(leaf.tokens, leaf.hash).pieces[-1]
+                states[leaf.hash] = assess_piece(self._state.store, composition, piece, kv_hash, near)[0]
+        return [self._chunk_info(chunk, states) for chunk in manager]
 
-    def _chunk_info(self, chunk: Chunk, active: dict[str | None, Residency]) -> ChunkInfo:
+    def _chunk_info(self, chunk: Chunk, residencies: dict[str | None, Residency]) -> ChunkInfo:
         leaves = self._manager.leaves([chunk])
-        states = [active.get(leaf.hash) or self._appended(leaf) for leaf in leaves]
+        states = [residencies[leaf.hash] for leaf in leaves]
         labels = [state.fidelity for state in states]
         return ChunkInfo(
             hash=chunk.hash,
@@ -299,11 +300,6 @@ class Context:
             fidelity=max(labels, key=list(FidelityLabel).index),
             pinned=chunk.pinned,
         )
-
-    def _appended(self, leaf: Chunk) -> Residency:
-        """The residency an inactive chunk would have behind all active ones."""
-        composition = self._manager.composition().then(leaf.tokens, leaf.hash)
-        return assess(self._state.store, composition, self._manager.segment_keys)[-1]
 
 
 def content_name(text: str) -> str:

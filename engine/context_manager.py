@@ -6,10 +6,12 @@ Text and tokens only; knows nothing of KV, models or threads (the engine's lock 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from engine.chunk import Chunk
+from engine.chunk_kv import ChunkKV
 from engine.composition import Composition
 from engine.config import Order
 from engine.errors import AmbiguousChunkError, EmptyChunkError, InvalidRequestError, UnknownChunkError
@@ -18,6 +20,7 @@ from engine.prompt import ChunkText, PromptBuilder
 from engine.types import ChunkKind
 
 MIN_PREFIX = 4
+_VERSIONS_KEPT = 256
 
 
 class ContextManager:
@@ -30,7 +33,9 @@ class ContextManager:
         id: chosen by the caller.
         instructions: the system message's own text; None takes the prompt builder's.
         order: where an edited chunk goes: `recency` moves it to the end unless it is pinned, `fixed` leaves it.
-        segment_keys: for each chunk hash the key of the segment that last held its KV here: the near candidate.
+        kv: for each chunk hash where its KV was last, or that of the version it has replaced.
+        kept_up: whether its chunks' KV is computed in the background, as it changes.
+        upheld: key of the composition that this has made exact last.
         turns: answers given so far.
     """
 
@@ -38,12 +43,15 @@ class ContextManager:
         self.id = id
         self.instructions = instructions
         self.order: Order = "recency"
-        self.segment_keys: dict[str, bytes] = {}
+        self.kv: dict[str, ChunkKV] = {}
+        self.kept_up = False
+        self.upheld: bytes | None = None
         self.turns = 0
         self._builder = builder
         self._base_hash = base_hash
         self._chunks: list[Chunk] = []
         self._composition: Composition | None = None
+        self._versions: dict[str, deque[str]] = {}
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -97,6 +105,12 @@ class ContextManager:
         hashes = dict.fromkeys(hash for chunk in chunks for hash in chunk.parts or (chunk.hash,))
         return [by_hash[hash] for hash in hashes]
 
+    def known(self, composition: Composition) -> Set[str]:
+        """Identities of what the composition shows, earlier versions of its chunks included."""
+        shown = {piece.identity for piece in composition.pieces}
+        sources = [source for chunk in self._chunks if chunk.hash in shown for source in chunk.sources]
+        return shown.union(*(self._versions.get(source, ()) for source in sources))
+
     def answers(self) -> dict[str, tuple[int, ...]]:
         """Token ids of the answers given here, by their text."""
         return {chunk.text: chunk.generated for chunk in self._chunks if chunk.generated}
@@ -127,6 +141,7 @@ class ContextManager:
             chunk = replace(chunk, active=old.active, pinned=old.pinned, tags=tags)
             self._replace_source(old, source, chunk)
             self._edited(chunk)
+            self._versions.setdefault(source, deque(maxlen=_VERSIONS_KEPT)).append(old.hash)
         self._changed()
         return chunk
 
@@ -143,6 +158,8 @@ class ContextManager:
         return self._put(same, self._named(same, (*same.sources, source)))
 
     def _replace_source(self, old: Chunk, source: str, chunk: Chunk) -> None:
+        if old.hash in self.kv:
+            self.kv.setdefault(chunk.hash, self.kv[old.hash])
         if old.sources == (source,):
             self._chunks[self._chunks.index(old)] = chunk
             self._swap_part(old.hash, chunk.hash)
@@ -234,10 +251,10 @@ class ContextManager:
         """Delete all chunks, or those of one kind."""
         self.delete(*(chunk.hash for chunk in self._chunks if kind in (None, chunk.kind)))
 
-    def remember_segments(self, keys: Mapping[str, bytes]) -> None:
-        """Note which segments hold the chunks' KV now; chunks that are gone meanwhile are passed over."""
+    def remember_kv(self, kv: Mapping[str, ChunkKV]) -> None:
+        """Note where the chunks' KV is now; chunks that are gone meanwhile are passed over."""
         hashes = {chunk.hash for chunk in self._chunks}
-        self.segment_keys.update((hash, key) for hash, key in keys.items() if hash in hashes)
+        self.kv.update((hash, chunk_kv) for hash, chunk_kv in kv.items() if hash in hashes)
 
     # -- keeping the invariants ------------------------------------------------------------------------------------
 
@@ -273,7 +290,9 @@ class ContextManager:
     def _changed(self) -> None:
         self._composition = None
         hashes = {chunk.hash for chunk in self._chunks}
-        self.segment_keys = {hash: key for hash, key in self.segment_keys.items() if hash in hashes}
+        sources = {source for chunk in self._chunks for source in chunk.sources}
+        self.kv = {hash: chunk_kv for hash, chunk_kv in self.kv.items() if hash in hashes}
+        self._versions = {source: old for source, old in self._versions.items() if source in sources}
 
     def check_integrity(self) -> None:
         """Assert the class's invariants, and that the cached composition is what it would be anew."""
@@ -286,6 +305,7 @@ class ContextManager:
             assert chunk.sources, "a chunk has no source"
             assert (chunk.kind is ChunkKind.COMPOSITION) == bool(chunk.parts)
             assert all(by_hash[part].kind is not ChunkKind.COMPOSITION for part in chunk.parts), "a part is composed"
-        assert self.segment_keys.keys() <= by_hash.keys(), "KV is remembered for a chunk that is gone"
+        assert self.kv.keys() <= by_hash.keys(), "KV is remembered for a chunk that is gone"
+        assert self._versions.keys() <= set(sources), "versions are remembered of a source that is gone"
         fresh = self.compose_pieces(self.active_leaves(), self.instructions)
         assert self.composition().key == fresh.key, "the cached composition is out of date"

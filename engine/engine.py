@@ -18,11 +18,13 @@ from engine.kv.block_manager import BlockManager
 from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel, Progress, load_model
 from engine.prompt import PromptBuilder
+from engine.runtime.forecast import Forecast
 from engine.runtime.runner import Runner
 from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler
-from engine.runtime.warmup import Warmup
+from engine.runtime.upkeep import Upkeep
 from engine.runtime.worker import Worker
+from engine.speed_file import speed_file
 from engine.state import EngineState
 from engine.types import EngineEvent, Message, PopulateFailed
 
@@ -39,7 +41,7 @@ class EngineStats:
     steps: int
     running: int
     queued: int
-    warmups: int
+    upkeep: int
     contexts: int
     segments: int
     blocks_used: int
@@ -55,6 +57,7 @@ class Engine:
         model_name: `config.model`.
         max_context: longest prompt plus answer, tokens.
         device, dtype: what it computes on and in, e.g. ``cpu`` and ``float32``.
+        exact_only: why every question is answered as ``exact``, whatever it asks for; None for most models.
     """
 
     def __init__(
@@ -79,21 +82,33 @@ class Engine:
         self.max_context = model.max_context
         self.device = str(model.device)
         self.dtype = str(model.dtype).removeprefix("torch.")
-        state = EngineState(model, PromptBuilder(model.tokenizer), threading.Condition(threading.RLock()))
+        self.exact_only = model.exact_only
+        forecast = Forecast(self.config.slice_tokens)
+        self._speed_file = speed_file(model)
+        if self._speed_file is not None:
+            forecast.load(self._speed_file)
+        state = EngineState(
+            model,
+            PromptBuilder(model.tokenizer),
+            threading.Condition(threading.RLock()),
+            forecast,
+            self.config.latency_budget,
+            self.config.refine,
+        )
         answers = Answers(state)
         blocks = BlockManager(model.pool.num_blocks)
-        state.store = SegmentStore(blocks, self.config.block_size, state.active_keys)
+        state.store = SegmentStore(blocks, self.config.block_size, state.active_keys, stateful=model.stateful)
         state.scheduler = Scheduler(
             self.config.slice_tokens,
             self.config.max_batch,
             finish=answers.finish,
             fail=answers.fail,
             progressed=state.publish,
-            warmup_failed=self._warmup_failed,
+            upkeep_failed=self._upkeep_failed,
         )
         self._state, self._answers = state, answers
         runner = Runner(model.decoder, model.attention, model.device)
-        self._worker = Worker(state.scheduler, runner, Sampler(), state.changed)
+        self._worker = Worker(state.scheduler, runner, Sampler(), forecast, state.changed)
         self._worker.start()
 
     # -- contexts --------------------------------------------------------------------------------------------------
@@ -138,14 +153,14 @@ class Engine:
     def drop_context(self, id: str) -> None:
         """Forget a context and its chunks; answers under way in it go on. Its KV stays as long as there is room."""
         with self._state.changed:
-            self._state.scheduler.drop_warmups(self._manager(id))
+            self._state.scheduler.drop_upkeep(self._manager(id))
             del self._state.contexts[id]
             self._state.changed.notify_all()
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def chat(
-        self, messages: Sequence[Message], params: SamplingParams | None = None, *, fidelity: Fidelity = "exact"
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *, fidelity: Fidelity = "auto"
     ) -> ChatStream:
         """Answer a conversation that has no context; otherwise as `Context.chat`."""
         state = self._state
@@ -171,8 +186,8 @@ class Engine:
 
         return unsubscribe
 
-    def _warmup_failed(self, warmup: Warmup, error: EngineError) -> None:
-        self._state.publish(PopulateFailed(warmup.context.id, error.code, error.message))
+    def _upkeep_failed(self, upkeep: Upkeep, error: EngineError) -> None:
+        self._state.publish(PopulateFailed(upkeep.context.id, error.code, error.message))
 
     def stats(self) -> EngineStats:
         """Counters, all read at one moment."""
@@ -185,7 +200,7 @@ class Engine:
                 steps=worker.steps,
                 running=len(state.scheduler.running),
                 queued=len(state.scheduler.questions),
-                warmups=len(state.scheduler.warmups),
+                upkeep=len(state.scheduler.upkeep),
                 contexts=len(state.contexts),
                 segments=len(state.store),
                 blocks_used=state.store.blocks.total - state.store.blocks.free,
@@ -207,6 +222,8 @@ class Engine:
             self._state.scheduler.drop_all(EngineBusyError("The engine has stopped."))
             self._state.changed.notify_all()
         self._worker.stop()
+        if self._speed_file is not None and self._state.forecast.observations:
+            self._state.forecast.save(self._speed_file)
 
     def __enter__(self) -> Engine:
         return self

@@ -28,9 +28,10 @@ def extend_hash(prefix_hash: bytes, tokens: TokenArray) -> bytes:
     return hashlib.sha256(prefix_hash + tokens.tobytes()).digest()
 
 
-def taint_hash(prefix_hash: bytes, key: bytes) -> bytes:
-    """Prefix hash behind KV that was *not* computed under `prefix_hash`: no exact composition ever has it.
+def taint_hash(prefix_hash: bytes, key: bytes, offset: int, length: int) -> bytes:
+    """Prefix hash behind `length` tokens of the segment `key`, from `offset` on, which were *not* computed under
+    `prefix_hash`: no exact composition ever has it.
 
     Deterministic, so that an answer over the same near KV finds what an earlier one computed on top of it.
     """
-    return hashlib.sha256(b"near" + prefix_hash + key).digest()
+    return hashlib.sha256(b"near" + prefix_hash + key + offset.to_bytes(4) + length.to_bytes(4)).digest()

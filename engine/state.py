@@ -6,19 +6,27 @@ import threading
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
+from engine.composition import Composition
+from engine.config import Fidelity
 from engine.context_manager import ContextManager
 from engine.errors import ContextFullError, EngineBusyError
+from engine.hashing import TokenArray
 from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel
+from engine.outlook import Outlook, look_ahead
 from engine.prompt import PromptBuilder
+from engine.reuse import NearKV
+from engine.runtime.forecast import Forecast
 from engine.runtime.scheduler import Scheduler
+from engine.runtime.upkeep import Upkeep
 from engine.types import ChunksChanged, EngineEvent
 
 
 @dataclass(eq=False)
 class EngineState:
     """Attributes:
-    model, builder, max_context: fixed.
+    model, builder, latency_budget, refine, max_context: fixed.
+    forecast: how long prefills take.
     changed: its lock guards all the rest; notified whenever the worker or a waiter may have something to do.
     contexts: by id.
     """
@@ -26,6 +34,9 @@ class EngineState:
     model: LoadedModel
     builder: PromptBuilder
     changed: threading.Condition
+    forecast: Forecast
+    latency_budget: float
+    refine: bool
     store: SegmentStore = field(init=False)
     scheduler: Scheduler = field(init=False)
     contexts: dict[str, ContextManager] = field(default_factory=dict)
@@ -57,16 +68,52 @@ class EngineState:
             subscriber(event)
 
     def chunks_changed(self, manager: ContextManager) -> None:
-        """Say that a context's chunks changed, and wake whoever waits."""
+        """Say that a context's chunks changed, see to their KV if that is wanted, and wake whoever waits."""
         self.publish(ChunksChanged(manager.id))
+        self.keep_up(manager)
         self.changed.notify_all()
+
+    def keep_up(self, manager: ContextManager) -> None:
+        """See to it that the active composition becomes exact in the background, if its context is to be kept up."""
+        lives = self.contexts.get(manager.id) is manager and not self.closed
+        if not (self.refine and lives and manager.kept_up) or manager.upheld == manager.composition().key:
+            return
+        self.populate(manager)
+
+    def populate(self, manager: ContextManager) -> None:
+        """Make the active composition exact in the background."""
+        if not any(upkeep.follows(manager) for upkeep in self.scheduler.upkeep):
+            self.scheduler.upkeep.append(self.upkeep(manager))
+
+    def upkeep(self, manager: ContextManager, chosen: Composition | None = None) -> Upkeep:
+        """Background work on a context, or on a composition chosen from its chunks."""
+        return Upkeep(manager, self.store, lambda found: self.near(manager, found), self.check_fits, chosen)
+
+    def near(self, manager: ContextManager, composition: Composition) -> NearKV | None:
+        """What may be used besides exact KV; None where the model allows nothing else."""
+        if self.model.exact_only is not None:
+            return None
+        return NearKV(manager.kv, manager.known(composition))
+
+    def outlook(
+        self,
+        manager: ContextManager,
+        composition: Composition,
+        tail: TokenArray,
+        fidelity: Fidelity,
+        budget: float | None,
+    ) -> Outlook:
+        """How a question behind `composition` would be answered now; `budget` in seconds, None takes the engine's."""
+        budget = self.latency_budget if budget is None else budget
+        near = self.near(manager, composition)
+        return look_ahead(self.store, self.forecast, composition, tail, near, fidelity, budget)
 
     def active_keys(self) -> Set[bytes]:
         """Keys of the segments that any context's next question would use: the last to be evicted."""
         keys: set[bytes] = set()
         for manager in self.contexts.values():
-            pieces = manager.composition().pieces
-            keys.update(piece.key for piece in pieces)
-            near = manager.segment_keys
-            keys.update(near[piece.chunk] for piece in pieces if piece.chunk is not None and piece.chunk in near)
+            for piece in manager.composition().pieces:
+                keys.add(piece.key)
+                if piece.chunk in manager.kv:
+                    keys.update(span.key for span in manager.kv[piece.chunk].spans)
         return keys

@@ -24,11 +24,16 @@ class AttentionRow:
         segment: receives the new tokens' KV, behind its `filled` tokens; it stands where it is computed (Δ = 0),
             directly behind the table, and has blocks for the new tokens.
         num_tokens: how many new tokens, ≥ 1.
+        state: what a model with a recurrent state carries up to the first new token; None at the beginning.
+
+    Rows of one step may belong to one sequence: `table` of a later one then holds the segments of those before it,
+    whose KV is written in this step before anything is attended to.
     """
 
     table: VirtualBlockTable
     segment: Segment
     num_tokens: int
+    state: object | None = None
 
     @property
     def position(self) -> int:

@@ -14,6 +14,8 @@ class Segment:
         start: global position of its first token when it was computed; its keys are rotated for it.
         blocks: block i holds tokens i·block_size …; all but the last are full once computed.
         filled: tokens whose KV is there; only ever grows.
+        seen: identities of the pieces that stood before it when it was computed (see `Piece.identity`).
+        state: what a model with a recurrent state carries behind the last filled token; None for all others.
         pins: users that need it to stay: prefills under way and running answers.
         last_used: the store's clock when it was last pinned.
         key: hash of the prefix and of its tokens.
@@ -21,14 +23,24 @@ class Segment:
     Invariants: filled ≤ len(tokens); blocks hold at least `filled` tokens; KV once filled is never written again.
     """
 
-    __slots__ = ("blocks", "filled", "key", "last_used", "pins", "prefix_hash", "start", "tokens")
+    __slots__ = ("blocks", "filled", "key", "last_used", "pins", "prefix_hash", "seen", "start", "state", "tokens")
 
-    def __init__(self, prefix_hash: bytes, tokens: TokenArray, start: int, blocks: list[int], filled: int) -> None:
+    def __init__(
+        self,
+        prefix_hash: bytes,
+        tokens: TokenArray,
+        start: int,
+        blocks: list[int],
+        filled: int,
+        seen: frozenset[str] = frozenset(),
+    ) -> None:
         self.prefix_hash = prefix_hash
         self.tokens = tokens
         self.start = start
         self.blocks = blocks
         self.filled = filled
+        self.seen = seen
+        self.state: object | None = None
         self.pins = 0
         self.last_used = 0
         self.key = extend_hash(prefix_hash, tokens)

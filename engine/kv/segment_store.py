@@ -23,9 +23,18 @@ class SegmentStore:
     stored or private segments that list it; a pinned segment is never evicted.
     """
 
-    def __init__(self, blocks: BlockManager, block_size: int, active_keys: Callable[[], Set[bytes]]) -> None:
+    def __init__(
+        self,
+        blocks: BlockManager,
+        block_size: int,
+        active_keys: Callable[[], Set[bytes]],
+        *,
+        stateful: bool = False,
+    ) -> None:
+        """`stateful`: the model carries a state from token to token, which only whole segments keep: none is shared."""
         self.blocks = blocks
         self.block_size = block_size
+        self.stateful = stateful
         self._active_keys = active_keys
         self._by_key: dict[bytes, Segment] = {}
         self._by_prefix: dict[bytes, dict[bytes, Segment]] = {}
@@ -46,6 +55,8 @@ class SegmentStore:
         """
         best: Segment | None = None
         most = 0
+        if self.stateful:
+            return None, 0
         for segment in self._by_prefix.get(prefix_hash, {}).values():
             length = min(segment.filled, len(tokens))
             differs = np.flatnonzero(segment.tokens[:length] != tokens[:length])
@@ -54,15 +65,22 @@ class SegmentStore:
                 best, most = segment, common
         return best, most
 
-    def open(self, prefix_hash: bytes, tokens: TokenArray, start: int) -> Segment:
+    def ready(self, prefix_hash: bytes, tokens: TokenArray) -> int:
+        """How many of `tokens` a segment opened for them now would hold already."""
+        segment = self._by_key.get(extend_hash(prefix_hash, tokens))
+        return segment.filled if segment else self.shareable(prefix_hash, tokens)[1]
+
+    def open(self, prefix_hash: bytes, tokens: TokenArray, start: int, seen: frozenset[str] = frozenset()) -> Segment:
         """The segment for `tokens` under `prefix_hash`, pinned: the stored one, else a new one that shares what it can.
+
+        `seen` goes to a new one.
 
         Raises:
             OutOfMemoryError: pinned segments leave too few blocks.
         """
         segment = self._by_key.get(extend_hash(prefix_hash, tokens))
         if segment is None:
-            segment = self._create(prefix_hash, tokens, start, len(tokens))
+            segment = self._create(prefix_hash, tokens, start, len(tokens), seen)
             self._by_key[segment.key] = segment
             self._by_prefix.setdefault(prefix_hash, {})[segment.key] = segment
         self.pin(segment)
@@ -77,7 +95,14 @@ class SegmentStore:
         self._private[id(segment)] = segment
         return segment
 
-    def _create(self, prefix_hash: bytes, tokens: TokenArray, start: int, share_at_most: int) -> Segment:
+    def _create(
+        self,
+        prefix_hash: bytes,
+        tokens: TokenArray,
+        start: int,
+        share_at_most: int,
+        seen: frozenset[str] = frozenset(),
+    ) -> Segment:
         donor, shared = self.shareable(prefix_hash, tokens[:share_at_most])
         blocks = donor.blocks[: shared // self.block_size] if donor else []
         # taken before room is made, so that evicting the donor can't free them
@@ -87,7 +112,7 @@ class SegmentStore:
         except OutOfMemoryError:
             self.blocks.release(blocks)
             raise
-        return Segment(prefix_hash, tokens, start, [*blocks, *own], shared)
+        return Segment(prefix_hash, tokens, start, [*blocks, *own], shared, seen)
 
     def append(self, segment: Segment, token: int) -> None:
         """Add a token, not yet computed, to a private segment."""

@@ -5,7 +5,7 @@ Built from placements of segments on the host; switching, reordering or composin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,16 +19,17 @@ IntArray = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Placement:
-    """A segment's first `length` tokens, standing at global position `start`."""
+    """`length` tokens of a segment, from its token `offset` on, standing at global position `start`."""
 
     segment: Segment
     start: int
     length: int
+    offset: int = 0
 
     @property
     def delta(self) -> int:
-        """Δ: how far behind its computed position the segment stands now."""
-        return self.start - self.segment.start
+        """Δ: how far behind their computed positions the tokens stand now."""
+        return self.start - self.segment.start - self.offset
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,15 @@ class VirtualBlockTable:
 
     Attributes:
         block_ids: block of the pool.
-        valid: valid tokens in it, 1 … block_size; partly filled blocks may stand anywhere.
-        starts: global position of its first token.
-        deltas: Δ of the segment it belongs to.
+        first: its first valid slot, 0 … block_size - 1; a placement may begin anywhere in its segment.
+        valid: valid tokens from there on, 1 … block_size - first; partly filled blocks may stand anywhere.
+        starts: global position of the first of them.
+        deltas: Δ of the placement it belongs to.
         tokens: sum of `valid`; also the global position of the first token behind the table.
     """
 
     block_ids: IntArray
+    first: IntArray
     valid: IntArray
     starts: IntArray
     deltas: IntArray
@@ -64,30 +67,43 @@ class VirtualBlockTable:
     block_size: int
 
     @staticmethod
-    def build(placements: Sequence[Placement], block_size: int) -> VirtualBlockTable:
+    def build(placements: Iterable[Placement], block_size: int) -> VirtualBlockTable:
         """Lay the placements end to end; their starts must close up."""
-        rows: list[tuple[int, int, int, int]] = []
-        position = 0
+        none = np.empty(0, dtype=np.int32)
+        table = VirtualBlockTable(none, none, none, none, none, 0, block_size)
         for placement in placements:
-            assert placement.start == position, "positions must close up"
-            for offset in range(0, placement.length, block_size):
-                block = placement.segment.blocks[offset // block_size]
-                rows.append((block, min(block_size, placement.length - offset), position + offset, placement.delta))
-            position += placement.length
-        block_ids, valid, starts, deltas = np.array(rows, dtype=np.int32).reshape(-1, 4).T
-        return VirtualBlockTable(block_ids, valid, starts, deltas, position, block_size)
+            table = table.then(placement)
+        return table
+
+    def then(self, placement: Placement) -> VirtualBlockTable:
+        """This table with one more placement, which must stand right behind it."""
+        assert placement.start == self.tokens, "positions must close up"
+        if not placement.length:
+            return self
+        size, end = self.block_size, placement.offset + placement.length
+        index = np.arange(placement.offset // size, -(-end // size), dtype=np.int32)
+        first = np.maximum(placement.offset - index * size, 0)
+        valid = np.minimum(end - index * size, size) - first
+        blocks = np.array(placement.segment.blocks[index[0] : index[-1] + 1], dtype=np.int32)
+        starts = index * size + first + (placement.start - placement.offset)
+        return VirtualBlockTable(
+            np.concatenate((self.block_ids, blocks)),
+            np.concatenate((self.first, first)),
+            np.concatenate((self.valid, valid)),
+            np.concatenate((self.starts, starts)),
+            np.concatenate((self.deltas, np.full_like(index, placement.delta))),
+            self.tokens + placement.length,
+            size,
+        )
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """The table as views of the pool: neighbouring blocks with one Δ and no gap between them merged."""
-        runs: list[Run] = []
-        for block, valid, start, delta in zip(
-            self.block_ids.tolist(), self.valid.tolist(), self.starts.tolist(), self.deltas.tolist(), strict=True
-        ):
-            slot = block * self.block_size
-            if runs and runs[-1].slot + runs[-1].length == slot and runs[-1].delta == delta:
-                last = runs.pop()
-                runs.append(Run(last.slot, last.length + valid, last.start, delta))
-            else:
-                runs.append(Run(slot, valid, start, delta))
-        return tuple(runs)
+        if not len(self.block_ids):
+            return ()
+        slots = self.block_ids * self.block_size + self.first
+        apart = (slots[1:] != slots[:-1] + self.valid[:-1]) | (self.deltas[1:] != self.deltas[:-1])
+        begins = np.concatenate(([0], np.flatnonzero(apart) + 1))
+        lengths = np.add.reduceat(self.valid, begins)
+        columns = (slots[begins], lengths, self.starts[begins], self.deltas[begins])
+        return tuple(Run(*row) for row in zip(*(column.tolist() for column in columns), strict=True))

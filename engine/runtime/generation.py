@@ -6,18 +6,21 @@ Knows its prompt, its KV and its text; not the device, nor other generations.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.attention.base import AttentionRow
 from engine.chat_stream import ChatStream
+from engine.chunk_kv import ChunkKV
 from engine.composition import Composition
 from engine.config import SamplingParams
 from engine.context_manager import ContextManager
+from engine.errors import OutOfMemoryError
 from engine.hashing import TokenArray
 from engine.kv.segment import Segment
 from engine.kv.segment_store import SegmentStore
+from engine.reuse import NearKV
 from engine.runtime.answer_text import AnswerText
-from engine.runtime.prefill import Prefill, Tail
+from engine.runtime.prefill import Prefill, Slice, Tail
 from engine.runtime.sampler import SamplingState
 from engine.types import ChatDelta, ChunkPlan, PopulateProgress, StopReason, Timing, Usage
 
@@ -30,7 +33,7 @@ class Question:
         composition: the pieces before the tail.
         tail: the last piece, int32 [n].
         chunk_names: names of the composition's chunks by hash.
-        near: whether KV that isn't exact may be used.
+        near: says, when the question's turn comes, what may be used besides exact KV; None for nothing.
         max_new_tokens: most tokens to generate, by `params` and by the context window.
     """
 
@@ -39,7 +42,7 @@ class Question:
     tail: TokenArray
     chunk_names: dict[str, str]
     params: SamplingParams
-    near: bool
+    near: Callable[[], NearKV | None]
     tags: tuple[str, ...]
     max_new_tokens: int
 
@@ -73,6 +76,7 @@ class Generation:
         self._eos_token_ids = eos_token_ids - answer.inner_ends
         self._tail: Tail | None = None
         self._prefilled_of_tail = 0
+        self._told = 0
         self._asked = time.monotonic()
         self._started: float | None = None
         self._first_token: float | None = None
@@ -80,44 +84,53 @@ class Generation:
 
     def restart(self) -> None:
         """Begin the prompt anew, holding nothing; KV computed so far stays in the store as long as there is room."""
-        question = self.question
-        near_keys = question.context.segment_keys if question.near and question.context else None
-        self._prefill = Prefill(self._store, question.composition, near_keys)
+        self._prefill: Prefill | None = None
 
-    def next_slice(self, max_tokens: int) -> tuple[AttentionRow, TokenArray]:
+    def next_slices(self, max_tokens: int) -> list[Slice]:
         """What to compute next. May raise OutOfMemoryError; it then holds what it held before."""
         self._started = self._started or time.monotonic()
-        if self._tail is None:
-            piece = self._prefill.next_slice(max_tokens)
-            if piece is not None:
-                return piece
+        if self._tail is not None:
+            return [self._tail.next_slice(max_tokens)]
+        if self._prefill is None:
+            self._prefill = Prefill(self._store, self.question.composition, self.question.near())
+        slices = self._prefill.next_slices(max_tokens)
+        left = max_tokens - sum(len(piece.tokens) for piece in slices)
+        if not self._prefill.complete or not left or (slices and self._store.stateful):
+            return slices
+        return slices + self._begin_tail(left, bool(slices))
+
+    def _begin_tail(self, max_tokens: int, can_wait: bool) -> list[Slice]:
+        """The tail's first slice, in the same step as the last of what stands before it."""
+        assert self._prefill is not None
+        try:
             self._tail = Tail(self._store, self._prefill, self.question.tail)
-        return self._tail.next_slice(max_tokens)
+        except OutOfMemoryError:
+            if can_wait:
+                return []
+            raise
+        return [self._tail.next_slice(max_tokens)]
 
-    def advanced(self, count: int) -> None:
-        """The `count` tokens of the last slice are computed."""
-        if self._tail is None:
-            self._prefill.advanced(count)
-        else:
-            self._tail.advanced(count)
-            self._prefilled_of_tail += count if not self.generated else 0
-
-    @property
-    def in_tail(self) -> bool:
-        """What it computes next ends in logits: the tail, or the answer."""
-        return self._tail is not None
+    def advanced(self, states: Sequence[object | None]) -> None:
+        """The slices handed out last are computed; `states` are what the model carries behind each."""
+        assert self._prefill is not None
+        before = self._prefill.in_flight
+        self._prefill.advanced(states[:before])
+        if self._tail is not None:
+            computed = self._tail.advanced(states[-1])
+            self._prefilled_of_tail += computed if not self.generated else 0
 
     def progress(self) -> PopulateProgress | None:
-        """How far the chunks are while they are being prefilled; None once the tail has begun, or without a context."""
+        """How far the chunks are, if that is news; None without a context."""
         context = self.question.context
-        if context is None or self._tail is not None:
+        if context is None or self._prefill is None or self._prefill.tokens_ready == self._told:
             return None
+        self._told = self._prefill.tokens_ready
         return PopulateProgress(context.id, self._prefill.tokens_ready, self.question.composition.tokens)
 
     @property
-    def segment_keys(self) -> dict[str, bytes]:
-        """For each chunk placed so far the key of the segment that holds its KV."""
-        return self._prefill.segment_keys
+    def kv(self) -> dict[str, ChunkKV]:
+        """For each chunk that is there where its KV is."""
+        return self._prefill.kv if self._prefill else {}
 
     def push(self, token: int) -> StopReason | None:
         """Take a sampled token: emit the text that is certain, and say whether and why the answer ends here.
@@ -148,21 +161,23 @@ class Generation:
         self._emit(self.answer.flush())
 
     def pins(self) -> list[Segment]:
-        return self._prefill.pins()
+        return self._prefill.pins() if self._prefill else []
 
     def release(self) -> None:
         """Let go of all KV. What was computed stays in the store for later questions, as long as there is room."""
         if self._tail is not None:
             self._tail.close()
             self._tail = None
-        self._prefill.close()
+        if self._prefill is not None:
+            self._prefill.close()
 
     # -- figures ---------------------------------------------------------------------------------------------------
 
     def usage(self) -> Usage:
         """Tokens so far; a question that never ran has prefilled nothing."""
         prompt = self.question.prompt_tokens
-        prefilled = min(prompt, self._prefill.prefilled + self._prefilled_of_tail)
+        of_chunks = self._prefill.prefilled if self._prefill else 0
+        prefilled = min(prompt, of_chunks + self._prefilled_of_tail)
         return Usage(prompt, prompt - prefilled, prefilled, len(self.generated), self.answer.reasoning_tokens)
 
     def timing(self) -> Timing:
@@ -179,7 +194,8 @@ class Generation:
     def chunk_plans(self) -> tuple[ChunkPlan, ...]:
         """How each chunk was used, in prompt order."""
         names = self.question.chunk_names
+        used = self._prefill.used if self._prefill else {}
         return tuple(
             ChunkPlan(hash, names[hash], reused + prefilled, reused, prefilled, label)
-            for hash, (reused, prefilled, label) in self._prefill.used.items()
+            for hash, (reused, prefilled, label) in used.items()
         )

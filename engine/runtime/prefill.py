@@ -1,165 +1,249 @@
 """Prefill: brings a composition's KV into the pool, piece by piece and slice by slice, reusing all it may.
 
-Exact unless near KV is handed to it. Knows nothing of questions, answers or devices.
+Exact unless near KV is handed to it; what is reused and what computed is `engine/reuse.py`'s say. Knows nothing of
+questions, answers or devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engine.attention.base import AttentionRow
+from engine.chunk_kv import ChunkKV, Span
 from engine.composition import Composition, Piece
-from engine.hashing import TokenArray, taint_hash
+from engine.errors import OutOfMemoryError
+from engine.hashing import TokenArray
 from engine.kv.segment import Segment
 from engine.kv.segment_store import SegmentStore
 from engine.kv.virtual_block_table import Placement, VirtualBlockTable
-from engine.residency import near_candidate, reused_label
+from engine.reuse import NearKV, Part, parts_of
 from engine.types import FidelityLabel
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Tokens to compute in one step, int32 [row.num_tokens]; `sample`: the logits behind the last one are wanted."""
+
+    row: AttentionRow
+    tokens: TokenArray
+    sample: bool = False
+
+
+@dataclass
+class _PieceUse:
+    """A piece under way: what is still to be placed, and what it has cost."""
+
+    piece: Piece
+    parts: deque[Part]
+    label: FidelityLabel
+    spans: list[Span]
+    prefilled: int = 0
 
 
 class Prefill:
     """Walks the pieces of one composition; what it has placed stays pinned until `close`.
 
     Attributes:
-        placements: pieces whose KV is there, end to end from position 0.
         kv_hash: hash of what the next token will really be computed under; differs from the composition's own
             from the first piece on whose KV isn't exact.
-        reused, prefilled: tokens so far.
-        used: for each chunk its tokens reused, tokens prefilled, and the fidelity it is used at.
+        prefilled: tokens computed so far.
 
-    Invariant: `placements` and the piece under way are the only pins it holds.
+    Invariants: the placements and the segment under way are the only pins it holds; placements are complete but for
+    those that the step under way completes.
     """
 
-    def __init__(
-        self, store: SegmentStore, composition: Composition, near_keys: Mapping[str, bytes] | None = None
-    ) -> None:
-        """`near_keys`: segment keys by chunk hash that may be used where nothing exact is there; None forbids it."""
+    def __init__(self, store: SegmentStore, composition: Composition, near: NearKV | None = None) -> None:
+        """`near`: what may be used where nothing exact is there; None forbids it."""
         self._store = store
         self._composition = composition
-        self._near_keys = near_keys or {}
+        self._near = near
+        self._head_key = composition.pieces[0].key if composition.pieces else composition.base_hash
+        self._uses: list[_PieceUse] = []
         self._segment: Segment | None = None
-        self._prefilled_of_piece = 0
-        self._table: VirtualBlockTable | None = None
-        self._exact = True
-        self.placements: list[Placement] = []
+        self._in_flight: list[tuple[Segment, int, _PieceUse]] = []
+        self._seen: frozenset[str] = frozenset()
+        self._placements: list[Placement] = []
+        self.table = VirtualBlockTable.build((), store.block_size)
         self.kv_hash = composition.base_hash
-        self.reused = 0
         self.prefilled = 0
-        self.used: dict[str, tuple[int, int, FidelityLabel]] = {}
-        self.segment_keys: dict[str, bytes] = {}
 
-    @property
-    def position(self) -> int:
-        """Tokens placed so far."""
-        last = self.placements[-1] if self.placements else None
-        return last.start + last.length if last else 0
+    # -- the next tokens -------------------------------------------------------------------------------------------
 
-    @property
-    def tokens_ready(self) -> int:
-        """Tokens of the composition whose KV is there, the piece under way included."""
-        return self.position + (self._segment.filled if self._segment else 0)
+    def next_slices(self, max_tokens: int) -> list[Slice]:
+        """The next tokens to compute and where; none when every piece is there.
 
-    @property
-    def table(self) -> VirtualBlockTable:
-        """All that is placed, as attention reads it."""
-        if self._table is None:
-            self._table = VirtualBlockTable.build(self.placements, self._store.block_size)
-        return self._table
-
-    def next_slice(self, max_tokens: int) -> tuple[AttentionRow, TokenArray] | None:
-        """The next tokens to compute and where; None when every piece is there.
+        Later slices attend to earlier ones. A model with a state gets one at a time, since each needs the state that
+        the one before leaves.
 
         Raises:
             OutOfMemoryError: no room for the next piece; what is placed stays.
         """
-        while (piece := self._next_piece()) is not None:
-            if self._segment is None and not self._place_ready(piece):
-                self._open(piece)
-            if (segment := self._segment) is None:
-                continue
-            if not segment.complete:
-                count = min(max_tokens, len(segment.tokens) - segment.filled)
-                return AttentionRow(self.table, segment, count), segment.tokens[segment.filled : segment.filled + count]
-            self._place_computed(piece, segment)
-        return None
+        slices: list[Slice] = []
+        while max_tokens > 0 and not (slices and self._store.stateful):
+            try:
+                segment = self._next_segment()
+            except OutOfMemoryError:
+                if slices:
+                    break
+                raise
+            if segment is None:
+                break
+            count = min(max_tokens, len(segment.tokens) - segment.filled)
+            slices.append(self._slice(segment, count))
+            max_tokens -= count
+            if segment.filled + count == len(segment.tokens):
+                self._place_computed(segment)
+        return slices
 
-    def advanced(self, count: int) -> None:
-        """The slice's `count` tokens are computed."""
-        assert self._segment is not None
-        self._segment.filled += count
-        self._prefilled_of_piece += count
+    def _next_segment(self) -> Segment | None:
+        """Place what is there; the segment that lacks tokens, or None when all pieces are placed."""
+        while True:
+            if self._segment is not None:
+                if not self._segment.complete:
+                    return self._segment
+                self._place_computed(self._segment)
+            use = self._use()
+            if use is None:
+                return None
+            part = use.parts[0]
+            if part.segment is not None:
+                self._store.pin(part.segment)
+                self._place(use, part, part.segment)
+            else:
+                tokens = use.piece.tokens[part.first : part.first + part.length]
+                self._segment = self._store.open(self.kv_hash, tokens, self.table.tokens, self._seen)
 
-    def _next_piece(self) -> Piece | None:
-        pieces = self._composition.pieces
-        return pieces[len(self.placements)] if len(self.placements) < len(pieces) else None
+    def _use(self) -> _PieceUse | None:
+        """The first piece with parts to be placed, begun if need be; None when there is none."""
+        if self._uses and self._uses[-1].parts:
+            return self._uses[-1]
+        if len(self._uses) == len(self._composition.pieces):
+            return None
+        piece = self._composition.pieces[len(self._uses)]
+        if self._uses:
+            self._seen |= {self._uses[-1].piece.identity}
+        found = parts_of(self._store, piece, self.kv_hash, self._near, self._head_key)
+        self._uses.append(_PieceUse(piece, deque(found.parts), found.label, []))
+        return self._uses[-1]
 
-    def _place_ready(self, piece: Piece) -> bool:
-        """Place the piece's near KV, if nothing better is there and near is allowed."""
-        exact = self._store.get(piece.key) if self._exact else None
-        candidate = near_candidate(self._store, self._near_keys, piece)
-        if candidate is None or (exact is not None and exact.complete):
-            return False
-        self._store.pin(candidate)
-        label = reused_label(candidate, self._composition.pieces[0].key)
-        self._place(piece, candidate, label)
-        self.kv_hash = taint_hash(self.kv_hash, candidate.key)
-        self._exact = False
-        return True
+    def _slice(self, segment: Segment, count: int) -> Slice:
+        use = self._uses[-1]
+        self._in_flight.append((segment, count, use))
+        row = AttentionRow(self.table, segment, count, self.state if not segment.filled else segment.state)
+        return Slice(row, segment.tokens[segment.filled : segment.filled + count])
 
-    def _open(self, piece: Piece) -> None:
-        self._segment = self._store.open(self.kv_hash, piece.tokens, self.position)
-
-    def _place_computed(self, piece: Piece, segment: Segment) -> None:
-        label = FidelityLabel.EXACT if self._exact else FidelityLabel.NEAR
-        self._place(piece, segment, label)
-        self.kv_hash = segment.key
+    def _place_computed(self, segment: Segment) -> None:
+        use = self._uses[-1]
         self._segment = None
+        self._place(use, use.parts[0], segment)
 
-    def _place(self, piece: Piece, segment: Segment, label: FidelityLabel) -> None:
-        self.placements.append(Placement(segment, self.position, len(piece.tokens)))
-        self._table = None
-        # what another prefill computed of a segment both wait for is reused by this one
-        prefilled, self._prefilled_of_piece = self._prefilled_of_piece, 0
-        reused = len(piece.tokens) - prefilled
-        self.reused += reused
-        self.prefilled += prefilled
-        if piece.chunk is not None:
-            self.used[piece.chunk] = (reused, prefilled, label)
-            self.segment_keys[piece.chunk] = segment.key
+    def _place(self, use: _PieceUse, part: Part, segment: Segment) -> None:
+        use.parts.popleft()
+        placement = Placement(segment, self.table.tokens, part.length, part.offset)
+        self._placements.append(placement)
+        self.table = self.table.then(placement)
+        self.kv_hash = part.kv_hash(self.kv_hash, use.piece.tokens)
+        use.spans.append(part.span(segment))
+
+    def advanced(self, states: Sequence[object | None]) -> None:
+        """The slices handed out last are computed; `states` are what the model carries behind each."""
+        for (segment, count, use), state in zip(self._in_flight, states, strict=True):
+            segment.filled += count
+            segment.state = state
+            use.prefilled += count
+            self.prefilled += count
+        self._in_flight.clear()
+
+    @property
+    def in_flight(self) -> int:
+        """Slices handed out and not yet computed."""
+        return len(self._in_flight)
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        """Every piece is placed, if only by the step under way."""
+        return len(self._uses) == len(self._composition.pieces) and not (self._uses and self._uses[-1].parts)
+
+    @property
+    def exact(self) -> bool:
+        """All that is placed is what a cold run would compute."""
+        return all(use.label is FidelityLabel.EXACT for use in self._uses)
+
+    @property
+    def state(self) -> object | None:
+        """What a model with a state carries behind everything placed."""
+        return self._placements[-1].segment.state if self._placements else None
+
+    @property
+    def tokens_ready(self) -> int:
+        """Tokens of the composition whose KV is there, the piece under way included."""
+        in_flight = sum(count for segment, count, _ in self._in_flight if segment is not self._segment)
+        return self.table.tokens - in_flight + (self._segment.filled if self._segment else 0)
+
+    @property
+    def used(self) -> dict[str, tuple[int, int, FidelityLabel]]:
+        """For each chunk placed its tokens reused, tokens computed, and the fidelity it is used at."""
+        return {
+            use.piece.chunk: (len(use.piece.tokens) - use.prefilled, use.prefilled, use.label)
+            for use in self._uses
+            if use.piece.chunk is not None and not use.parts
+        }
+
+    @property
+    def kv(self) -> dict[str, ChunkKV]:
+        """For each chunk that is there where its KV is."""
+        unfinished = {id(use) for _, _, use in self._in_flight}
+        return {
+            use.piece.chunk: ChunkKV(use.piece.tokens, tuple(use.spans))
+            for use in self._uses
+            if use.piece.chunk is not None and not use.parts and id(use) not in unfinished
+        }
 
     def pins(self) -> list[Segment]:
         """The segments it holds, each once per pin."""
-        held = [placement.segment for placement in self.placements]
+        held = [placement.segment for placement in self._placements]
         return [*held, self._segment] if self._segment else held
 
     def close(self) -> None:
         """Unpin everything; may be called more than once."""
         for segment in self.pins():
             self._store.unpin(segment)
-        self.placements, self._segment, self._table = [], None, None
+        self._placements, self._segment = [], None
 
 
 class Tail:
     """The last piece of a question and the answer behind it: a private segment that grows token by token.
 
-    Begins when the prefill before it is complete; the last prompt token is always computed, for its logits.
+    Begins when all before it is placed; the last prompt token is always computed, for its logits.
     """
 
     def __init__(self, store: SegmentStore, prefill: Prefill, tokens: TokenArray) -> None:
         """May raise OutOfMemoryError, and then holds nothing."""
         self._store = store
-        self.table = prefill.table
-        self.segment = store.open_private(prefill.kv_hash, tokens, prefill.position)
+        self._prefill = prefill
+        self._table = prefill.table
+        self.segment = store.open_private(prefill.kv_hash, tokens, self._table.tokens)
+        self._in_flight = 0
 
-    def next_slice(self, max_tokens: int) -> tuple[AttentionRow, TokenArray]:
+    def next_slice(self, max_tokens: int) -> Slice:
         """The next tokens to compute: of the prompt, or the one sampled last."""
         segment = self.segment
         count = min(max_tokens, len(segment.tokens) - segment.filled)
-        row = AttentionRow(self.table, segment, count)
-        return row, segment.tokens[segment.filled : segment.filled + count]
+        row = AttentionRow(self._table, segment, count, segment.state if segment.filled else self._prefill.state)
+        whole = segment.filled + count == len(segment.tokens)
+        self._in_flight = count
+        return Slice(row, segment.tokens[segment.filled : segment.filled + count], sample=whole)
 
-    def advanced(self, count: int) -> None:
-        self.segment.filled += count
+    def advanced(self, state: object | None) -> int:
+        """The last slice is computed; returns how many tokens it had."""
+        computed, self._in_flight = self._in_flight, 0
+        self.segment.filled += computed
+        self.segment.state = state
+        return computed
 
     def append(self, token: int) -> None:
         self._store.append(self.segment, token)

@@ -1,13 +1,14 @@
 """Scheduler: what the next step computes, by priority, and what becomes of its results.
 
-Decode of running answers > prefill of a question > background prefill. Owns all generations and warmups. Host work,
-under the engine's lock; knows nothing of tensors or threads.
+Decode of running answers > prefill of a question > KV for chunks that have none > refining. Owns all generations and
+all upkeep. Host work, under the engine's lock; knows nothing of tensors or threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from engine.attention.base import AttentionRow
 from engine.context_manager import ContextManager
@@ -15,13 +16,16 @@ from engine.errors import EngineError, OutOfMemoryError
 from engine.hashing import TokenArray
 from engine.kv.segment import Segment
 from engine.runtime.generation import Generation
-from engine.runtime.warmup import Warmup
+from engine.runtime.prefill import Slice
+from engine.runtime.upkeep import Upkeep
 from engine.types import PopulateProgress, StopReason
+
+Owner = Generation | Upkeep
 
 
 @dataclass(frozen=True)
 class StepRow:
-    """One sequence's share of a step.
+    """One slice of a step; those of one owner stand together.
 
     Attributes:
         tokens: int32 [row.num_tokens].
@@ -29,11 +33,16 @@ class StepRow:
         decodes: the token is one of an answer, not of a prompt.
     """
 
-    owner: Generation | Warmup
+    owner: Owner
     row: AttentionRow
     tokens: TokenArray
     sample: bool
     decodes: bool = False
+
+
+def step_rows(owner: Owner, slices: Sequence[Slice], *, decodes: bool = False) -> list[StepRow]:
+    """An owner's slices as rows of a step; only answers are sampled for."""
+    return [StepRow(owner, piece.row, piece.tokens, piece.sample, decodes) for piece in slices]
 
 
 class Scheduler:
@@ -42,7 +51,7 @@ class Scheduler:
     Attributes:
         questions: generations not yet decoding, in order of arrival.
         running: generations that decode.
-        warmups: at most one per context that follows it, and any number of chosen ones.
+        upkeep: at most one per context that follows it, and any number of chosen ones.
 
     Invariants: a generation is in `questions` or `running`, never in both; whatever leaves them has released its KV.
     """
@@ -54,18 +63,18 @@ class Scheduler:
         finish: Callable[[Generation, StopReason], None],
         fail: Callable[[Generation, EngineError], None],
         progressed: Callable[[PopulateProgress], None],
-        warmup_failed: Callable[[Warmup, EngineError], None],
+        upkeep_failed: Callable[[Upkeep, EngineError], None],
     ) -> None:
-        """`finish` and `fail` release a generation and tell its stream; the others are told how warmups fare."""
+        """`finish` and `fail` release a generation and tell its stream; the others are told how upkeep fares."""
         self._slice_tokens = slice_tokens
         self._max_batch = max_batch
         self._finish = finish
         self._tell_failed = fail
         self._progressed = progressed
-        self._warmup_failed = warmup_failed
+        self._upkeep_failed = upkeep_failed
         self.questions: list[Generation] = []
         self.running: list[Generation] = []
-        self.warmups: list[Warmup] = []
+        self.upkeep: list[Upkeep] = []
 
     # -- what comes in ---------------------------------------------------------------------------------------------
 
@@ -74,97 +83,95 @@ class Scheduler:
         if generation in self.questions or generation in self.running:
             self._end(generation, "cancelled")
 
-    def drop_warmups(self, context: ContextManager) -> None:
-        for warmup in [warmup for warmup in self.warmups if warmup.context is context]:
-            self._drop(warmup)
+    def drop_upkeep(self, context: ContextManager) -> None:
+        for upkeep in [upkeep for upkeep in self.upkeep if upkeep.context is context]:
+            self._drop(upkeep)
 
     def drop_all(self, error: EngineError) -> None:
         for generation in [*self.running, *self.questions]:
             self._fail(generation, error)
-        for warmup in list(self.warmups):
-            self._drop(warmup)
+        for upkeep in list(self.upkeep):
+            self._drop(upkeep)
 
     def pins(self) -> list[Segment]:
         """Every segment that is held, once per pin."""
-        owners: list[Generation | Warmup] = [*self.questions, *self.running, *self.warmups]
+        owners: list[Owner] = [*self.questions, *self.running, *self.upkeep]
         return [segment for owner in owners for segment in owner.pins()]
 
     # -- the next step ---------------------------------------------------------------------------------------------
 
     def next_step(self) -> list[StepRow]:
         """The rows to compute now; empty when there is nothing to do."""
-        rows = [StepRow(running, *running.next_slice(1), sample=True, decodes=True) for running in self.running]
-        question = self._question_row()
-        if question is not None:
-            rows.append(question)
-        if not rows:
-            background = self._warmup_row()
-            rows = [background] if background else []
-        return rows
+        rows = [row for running in self.running for row in step_rows(running, running.next_slices(1), decodes=True)]
+        rows += self._question_rows()
+        return rows or self._upkeep_rows()
 
-    def _row(self, owner: Generation | Warmup, row: AttentionRow, tokens: TokenArray) -> StepRow:
-        whole = row.segment.filled + row.num_tokens == len(row.segment.tokens)
-        return StepRow(owner, row, tokens, sample=whole and isinstance(owner, Generation) and owner.in_tail)
-
-    def _question_row(self) -> StepRow | None:
-        """A slice of the oldest question; a question that finds no room waits, or fails if nobody will make any."""
+    def _question_rows(self) -> list[StepRow]:
+        """Slices of the oldest question; a question that finds no room waits, or fails if nobody will make any."""
         while self.questions and len(self.running) < self._max_batch:
             generation = self.questions[0]
             try:
-                return self._row(generation, *generation.next_slice(self._slice_tokens))
+                return step_rows(generation, generation.next_slices(self._slice_tokens))
             except OutOfMemoryError as error:
-                if self._pause_warmups():
+                if self._pause_upkeep():
                     continue
                 if self.running:
                     generation.release()
                     generation.restart()
-                    return None
+                    return []
                 self._fail(generation, error)
-        return None
+        return []
 
-    def _pause_warmups(self) -> bool:
+    def _pause_upkeep(self, but: Upkeep | None = None) -> bool:
         """Take background work's pins; True if there were any."""
-        held = [warmup for warmup in self.warmups if warmup.holds_pins]
-        for warmup in held:
-            warmup.pause()
+        held = [upkeep for upkeep in self.upkeep if upkeep.holds_pins and upkeep is not but]
+        for upkeep in held:
+            upkeep.pause()
         return bool(held)
 
-    def _warmup_row(self) -> StepRow | None:
-        while self.warmups:
-            warmup = self.warmups[0]
+    def _upkeep_rows(self) -> list[StepRow]:
+        """Slices of the first that still lacks KV, else of the first that refines."""
+        while (upkeep := self._next_upkeep()) is not None:
             try:
-                piece = warmup.next_slice(self._slice_tokens)
-            except EngineError as error:
-                self._drop(warmup)
-                self._warmup_failed(warmup, error)
+                slices = upkeep.next_slices(self._slice_tokens)
+            except OutOfMemoryError as error:
+                if not self._pause_upkeep(but=upkeep):
+                    self._drop_failed(upkeep, error)
                 continue
-            if piece is not None:
-                return self._row(warmup, *piece)
-            self._remember(warmup)
-            self._progressed(warmup.progress())
-            self._drop(warmup)
-        return None
+            if slices:
+                return step_rows(upkeep, slices)
+            self._remember(upkeep)
+            self._progressed(upkeep.progress())
+            if not upkeep.next_phase():
+                self._drop(upkeep)
+        return []
+
+    def _next_upkeep(self) -> Upkeep | None:
+        for upkeep in list(self.upkeep):
+            try:
+                upkeep.look()
+            except EngineError as error:
+                self._drop_failed(upkeep, error)
+        return min(self.upkeep, key=lambda upkeep: upkeep.phase == "refine", default=None)
 
     # -- its results -----------------------------------------------------------------------------------------------
 
-    def computed(self, rows: Sequence[StepRow]) -> list[Generation]:
+    def computed(self, rows: Sequence[StepRow], states: Sequence[object | None]) -> list[Generation]:
         """Note what a step has computed; returns whom to sample for, in the order of the rows that asked for it.
 
-        Owners may have ended meanwhile: KV that was written counts only if they still own it.
+        `states` are what a model with a state carries behind each row. Owners may have ended meanwhile: KV that was
+        written counts only if they still own it.
         """
-        for step_row in rows:
-            owner = step_row.owner
-            if isinstance(owner, Warmup):
-                if owner in self.warmups:
-                    owner.advanced(step_row.row.num_tokens)
-                    self._remember(owner)
-                    self._progressed(owner.progress())
-            elif self._lives(owner):
-                owner.advanced(step_row.row.num_tokens)
-                self._remember(owner)
-                if (progress := owner.progress()) is not None:
-                    self._progressed(progress)
-        return [step_row.owner for step_row in rows if step_row.sample and isinstance(step_row.owner, Generation)]
+        pairs = list(zip(rows, states, strict=True))
+        for owner, group in groupby(pairs, key=lambda pair: pair[0].owner):
+            if not self._lives(owner):
+                continue
+            of_owner = list(group)
+            owner.advanced([state for _, state in of_owner])
+            self._remember(owner)
+            if (progress := owner.progress()) is not None:
+                self._progressed(progress)
+        return [row.owner for row in rows if row.sample and isinstance(row.owner, Generation)]
 
     def sampled(self, generations: Sequence[Generation], tokens: Sequence[int]) -> None:
         """Hand each generation its next token; those that don't end here decode on."""
@@ -184,18 +191,18 @@ class Scheduler:
 
     def step_failed(self, rows: Sequence[StepRow], error: EngineError) -> None:
         """A step broke: those who were in it fail, all others go on."""
-        for step_row in rows:
-            if isinstance(step_row.owner, Warmup):
-                if step_row.owner in self.warmups:
-                    self._drop(step_row.owner)
-                    self._warmup_failed(step_row.owner, error)
-            elif self._lives(step_row.owner):
-                self._fail(step_row.owner, error)
+        for owner in dict.fromkeys(row.owner for row in rows):
+            if not self._lives(owner):
+                continue
+            if isinstance(owner, Upkeep):
+                self._drop_failed(owner, error)
+            else:
+                self._fail(owner, error)
 
     # -- the ends --------------------------------------------------------------------------------------------------
 
-    def _lives(self, generation: Generation) -> bool:
-        return generation in self.questions or generation in self.running
+    def _lives(self, owner: Owner) -> bool:
+        return owner in self.upkeep or owner in self.questions or owner in self.running
 
     def _end(self, generation: Generation, reason: StopReason) -> None:
         self._remove(generation)
@@ -209,12 +216,16 @@ class Scheduler:
     def _remove(self, generation: Generation) -> None:
         (self.questions if generation in self.questions else self.running).remove(generation)
 
-    def _drop(self, warmup: Warmup) -> None:
-        self.warmups.remove(warmup)
-        warmup.pause()
+    def _drop(self, upkeep: Upkeep) -> None:
+        self.upkeep.remove(upkeep)
+        upkeep.pause()
 
-    def _remember(self, owner: Generation | Warmup) -> None:
+    def _drop_failed(self, upkeep: Upkeep, error: EngineError) -> None:
+        self._drop(upkeep)
+        self._upkeep_failed(upkeep, error)
+
+    def _remember(self, owner: Owner) -> None:
         """Tell the context where its chunks' KV is now."""
-        context = owner.context if isinstance(owner, Warmup) else owner.question.context
+        context = owner.context if isinstance(owner, Upkeep) else owner.question.context
         if context is not None:
-            context.remember_segments(owner.segment_keys)
+            context.remember_kv(owner.kv)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from engine.errors import EngineError
+from engine.runtime.forecast import Forecast, Work
 from engine.runtime.runner import Runner
 from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler, StepRow
@@ -23,8 +25,17 @@ class Worker:
         tokens_prefilled, tokens_decoded, steps: what was computed so far.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, sampler: Sampler, changed: threading.Condition) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        sampler: Sampler,
+        forecast: Forecast,
+        changed: threading.Condition,
+    ) -> None:
+        """`forecast` is told how long each step took."""
         self._scheduler = scheduler
+        self._forecast = forecast
         self._runner = runner
         self._sampler = sampler
         self._changed = changed
@@ -70,14 +81,18 @@ class Worker:
                 self._changed.notify_all()
 
     def _compute(self, rows: list[StepRow]) -> None:
-        logits = self._runner.run(rows)
+        begun = time.perf_counter()
+        work = [Work(row.row.position, len(row.tokens)) for row in rows]
+        logits, states = self._runner.run(rows)
         with self._changed:
             self._count(rows)
-            generations = self._scheduler.computed(rows)
-        if logits is None:
-            return
-        tokens = self._sampler.sample(logits, [generation.sampling for generation in generations])
+            generations = self._scheduler.computed(rows, states)
+        tokens = []
+        if logits is not None:
+            tokens = self._sampler.sample(logits, [generation.sampling for generation in generations])
+        seconds = time.perf_counter() - begun
         with self._changed:
+            self._forecast.observe(work, seconds)
             self._scheduler.sampled(generations, tokens)
             self._changed.notify_all()
 

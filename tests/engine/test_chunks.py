@@ -219,18 +219,31 @@ def test_a_question_keeps_to_the_chunks_it_was_asked_over(context: Context) -> N
     assert [chunk.name for chunk in finish(stream).chunks] == asked_over
 
 
-def test_plan_is_what_then_happens(context: Context) -> None:
-    for fidelity in ("exact", "instant"):
-        for change in (lambda: None, lambda: context.deactivate("a.py"), lambda: context.move("c.py", 0)):
-            change()
-            plan = context.plan("What is read once?", fidelity=fidelity)
-            done = finish(context.chat("What is read once?", SamplingParams(max_tokens=2), fidelity=fidelity))
-            assert plan.tokens == done.usage.prompt_tokens
-            assert (plan.reused, plan.prefill) == (done.usage.reused_tokens, done.usage.prefilled_tokens)
-            assert [(c.hash, c.reused, c.prefill) for c in plan.chunks] == [
-                (c.hash, c.reused, c.prefill) for c in done.chunks
-            ]
-            context.activate("a.py")
+def test_plan_is_what_then_happens() -> None:
+    with Engine(config(tiny_model("llama"), refine=False)) as engine:
+        context = engine.context()
+        for source, text in FILES.items():
+            context.add_chunk(text, source=source)
+        changes = (
+            lambda: None,
+            lambda: context.deactivate("a.py"),
+            lambda: context.move("c.py", 0),
+            lambda: context.add_chunk(FILES["b.md"].replace("can be asked", "is asked", 2), source="b.md"),
+        )
+        for fidelity in ("exact", "instant", "auto"):
+            for change in changes:
+                change()
+                plan = context.plan("What is read once?", fidelity=fidelity)
+                done = finish(context.chat("What is read once?", SamplingParams(max_tokens=2), fidelity=fidelity))
+                assert plan.tokens == done.usage.prompt_tokens
+                assert (plan.reused, plan.prefill) == (done.usage.reused_tokens, done.usage.prefilled_tokens)
+                assert [(c.hash, c.reused, c.prefill) for c in plan.chunks] == [
+                    (c.hash, c.reused, c.prefill) for c in done.chunks
+                ]
+                assert plan.mode == ("instant" if any(c.fidelity != "exact" for c in done.chunks) else plan.mode)
+                engine.check_integrity()
+                context.activate("a.py")
+            context.add_chunk(FILES["b.md"], source="b.md")
 
 
 def test_fidelity_follows_what_happens_to_the_neighbors(context: Context) -> None:

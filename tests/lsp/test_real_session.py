@@ -59,7 +59,7 @@ async def metrics(engine: EngineSetup) -> dict[str, float]:
 async def idle(engine: EngineSetup) -> dict[str, float]:
     """The metrics, once nothing is computed any more."""
     seen: dict[str, float] = await eventually(
-        lambda: metrics(engine), lambda now: now["running"] == now["queued"] == now["warmups"] == 0
+        lambda: metrics(engine), lambda now: now["running"] == now["queued"] == now["upkeep"] == 0
     )
     return seen
 
