@@ -38,6 +38,11 @@ class Written:
     keys: Tensor
     values: Tensor
 
+    def part(self, offset: int, length: int) -> Written:
+        """Some of its tokens."""
+        tokens = slice(offset, offset + length)
+        return Written(self.segment, self.keys[tokens], self.values[tokens])
+
 
 class Bench:
     """A pool whose free blocks are scattered, and a backend over it."""
@@ -99,9 +104,12 @@ def test_rows_over_moved_segments_with_partly_filled_blocks(rope: bool, window: 
                 for _ in range(bench.random.randint(0, 4))
             ]
             placements, position = [], 0
-            for part in earlier:
-                placements.append(Placement(part.segment, position, part.segment.filled))
-                position += part.segment.filled
+            for index, part in enumerate(earlier):
+                offset = bench.random.choice([0, bench.random.randrange(part.segment.filled)])
+                length = bench.random.randint(1, part.segment.filled - offset)
+                placements.append(Placement(part.segment, position, length, offset))
+                earlier[index] = part.part(offset, length)
+                position += length
             count = bench.random.choice([1, 1, 5, 40])
             own = bench.written(bench.random.choice([0, 3, 17]), position, room=count)
             q = torch.randn(count, HEADS, DIM, dtype=dtype)
@@ -114,6 +122,24 @@ def test_rows_over_moved_segments_with_partly_filled_blocks(rope: bool, window: 
         assert actual.dtype == dtype
         tolerance = 1e-5 if dtype is torch.float32 else 4e-2
         torch.testing.assert_close(actual.float(), torch.cat(expected), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_rows_of_one_sequence_see_those_before_them_in_the_same_step(window: int | None) -> None:
+    bench = Bench(layer_spec(True, window), torch.float32, seed=5)
+    earlier = bench.written(13, 4)
+    table = VirtualBlockTable.build([Placement(earlier.segment, 0, 9, 4)], BLOCK_SIZE)
+    rows, kv = [], [earlier.part(4, 9)]
+    q = torch.randn(3 + 11 + 2, HEADS, DIM)
+    k, v = bench.kv(len(q))
+    for first, count in ((0, 3), (3, 11), (14, 2)):
+        segment = bench.segment(count, table.tokens, 0)
+        rows.append(AttentionRow(table, segment, count))
+        table = table.then(Placement(segment, table.tokens, count))
+        kv.append(Written(segment, k[first : first + count], v[first : first + count]))
+    bench.backend.plan(rows)
+    expected = bench.expected(kv[:1], q, k, v)
+    torch.testing.assert_close(bench.backend(0, q, k.clone(), v), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_new_keys_are_written_rotated_where_they_stand() -> None:

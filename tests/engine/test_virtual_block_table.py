@@ -21,8 +21,10 @@ def placements(draw: st.DrawFn) -> list[Placement]:
     for length in draw(st.lists(st.integers(1, 11), max_size=8)):
         blocks = [free.pop() for _ in range(-(-length // BLOCK_SIZE))][::-1]
         segment = Segment(b"", token_array(range(length)), draw(st.integers(0, 50)), blocks, length)
-        result.append(Placement(segment, position, length))
-        position += length
+        offset = draw(st.integers(0, length - 1))
+        placed = draw(st.integers(1, length - offset))
+        result.append(Placement(segment, position, placed, offset))
+        position += placed
     return result
 
 
@@ -32,11 +34,13 @@ def test_every_token_is_in_its_slot_at_its_position(placed: list[Placement]) -> 
     expected = [
         (slot, placement.start + i, placement.delta)
         for placement in placed
-        for i, slot in enumerate(placement.segment.slots(0, placement.length, BLOCK_SIZE))
+        for i, slot in enumerate(placement.segment.slots(placement.offset, placement.length, BLOCK_SIZE))
     ]
     from_blocks = [
-        (block * BLOCK_SIZE + i, start + i, delta)
-        for block, valid, start, delta in zip(table.block_ids, table.valid, table.starts, table.deltas, strict=True)
+        (block * BLOCK_SIZE + first + i, start + i, delta)
+        for block, first, valid, start, delta in zip(
+            table.block_ids, table.first, table.valid, table.starts, table.deltas, strict=True
+        )
         for i in range(valid)
     ]
     from_runs = [(run.slot + i, run.start + i, run.delta) for run in table.runs for i in range(run.length)]
