@@ -131,12 +131,12 @@ class Answers:
 
 
 def _joined(events: list[ChatEvent | EngineError]) -> list[ChatEvent | EngineError]:
-    """Neighbouring pieces of text as one piece."""
+    """Neighboring pieces of one kind as one piece."""
     joined: list[ChatEvent | EngineError] = []
     for event in events:
         last = joined[-1] if joined else None
-        if isinstance(event, ChatDelta) and isinstance(last, ChatDelta):
-            joined[-1] = ChatDelta(last.text + event.text)
+        if isinstance(event, ChatDelta) and isinstance(last, ChatDelta) and event.kind == last.kind:
+            joined[-1] = ChatDelta(last.text + event.text, event.kind)
         else:
             joined.append(event)
     return joined

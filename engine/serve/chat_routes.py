@@ -62,11 +62,11 @@ async def _begin(request: Request, services: Services, body: ChatRequest) -> Ans
 
 
 def _open(engine: Engine, body: ChatRequest) -> ChatStream:
-    fidelity = body.fidelity or "exact"
+    fidelity = body.fidelity or "auto"
     if body.context is None:
         return engine.chat(body.conversation(), body.sampling(), fidelity=fidelity)
-    context = engine.get_context(body.context)
-    return context.chat(body.conversation(), body.sampling(), fidelity=fidelity, tags=tuple(body.tags or ()))
+    context, tags = engine.get_context(body.context), tuple(body.tags or ())
+    return context.chat(body.conversation(), body.sampling(), fidelity=fidelity, budget=body.budget(), tags=tags)
 
 
 async def _whole(request: Request, services: Services, body: ChatRequest) -> ChatDone:
@@ -91,7 +91,7 @@ async def _chunks(
     try:
         event: ChatEvent | None = first
         while isinstance(event, ChatDelta):
-            yield sse.message(envelope.delta(event.text))
+            yield sse.message(envelope.delta(event))
             event = await anext(rest, None)
         if event is None:
             raise openai_format.no_answer()

@@ -50,7 +50,8 @@ def _active_tokens(chunks: list[ChunkInfo]) -> int:
 @router.put("")
 def create_context(services: ServicesDep, context: UsedContextId, body: schemas.ContextBody | None = None) -> Json:
     engine = services.host.engine()
-    created = engine.context(context, instructions=body.instructions if body else None)
+    body = body or schemas.ContextBody()
+    created = engine.context(context, instructions=body.instructions, order=body.order)
     return _description(created, engine.max_context)
 
 
@@ -91,6 +92,16 @@ def activate(context: ContextDep, body: schemas.RefsBody) -> Json:
 @router.post("/deactivate")
 def deactivate(context: ContextDep, body: schemas.RefsBody) -> Json:
     return _listing(context.deactivate(*body.refs))
+
+
+@router.post("/pin")
+def pin(context: ContextDep, body: schemas.RefsBody) -> Json:
+    return _listing(context.pin(*body.refs))
+
+
+@router.post("/unpin")
+def unpin(context: ContextDep, body: schemas.RefsBody) -> Json:
+    return _listing(context.unpin(*body.refs))
 
 
 @router.post("/delete")
@@ -137,4 +148,4 @@ def populate(context: ContextDep, body: schemas.OptionalRefsBody | None = None) 
 
 @router.post("/plan")
 def plan(context: ContextDep, body: schemas.PlanBody) -> Json:
-    return asdict(context.plan(body.conversation(), fidelity=body.fidelity))
+    return asdict(context.plan(body.conversation(), fidelity=body.fidelity, budget=body.budget()))

@@ -26,7 +26,11 @@ Status = Literal["loading", "ready", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class Health:
-    """What /health says of the engine. `progress` is a fraction of the step that `message` names, or None."""
+    """What /health says of the engine.
+
+    `progress` is a fraction of the step that `message` names, or None; `exact_only` says why every question is answered
+    as ``exact``, None for most models.
+    """
 
     status: Status
     message: str
@@ -35,6 +39,7 @@ class Health:
     device: str | None = None
     dtype: str | None = None
     max_context: int | None = None
+    exact_only: str | None = None
 
 
 class EngineHost:
@@ -119,7 +124,14 @@ class EngineHost:
             if wanted:
                 self._engine = engine
                 self._health = Health(
-                    "ready", "ready", None, engine.model_name, engine.device, engine.dtype, engine.max_context
+                    "ready",
+                    "ready",
+                    None,
+                    engine.model_name,
+                    engine.device,
+                    engine.dtype,
+                    engine.max_context,
+                    engine.exact_only,
                 )
         if not wanted:
             engine.close()

@@ -119,6 +119,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         kv_cache_tokens=options.kv_cache_tokens,
         max_context=options.max_context,
         threads=options.threads,
+        latency_budget=options.latency_budget / 1000,
     )
 
 
@@ -132,7 +133,7 @@ def _start_logging(path: Path | None, level: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _seconds(text: str) -> float:
+def _not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise ValueError(text)
@@ -149,8 +150,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-context", type=int, metavar="N", help="longest prompt plus answer, tokens (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads for tensor work")
     add(
+        "--latency-budget",
+        type=_not_negative,
+        default=1000 * EngineConfig.latency_budget,
+        metavar="MS",
+        help="how long a question may wait for exact KV before it takes what is there (default: %(default)g)",
+    )
+    add(
         "--idle-timeout",
-        type=_seconds,
+        type=_not_negative,
         default=600.0,
         metavar="SECONDS",
         help="end when no client has been there for so long; 0 means never (default: %(default)g)",

@@ -1,6 +1,7 @@
 """Answers in the OpenAI format: whole completions, chunks, usage. Pure functions of engine values to JSON objects.
 
-`ctx`, the one extension, carries what OpenAI has no words for: fidelity per chunk, tokens reused, timing.
+What OpenAI has no words for is in two extensions: `reasoning_content`, what the model thought, and `ctx`: fidelity per
+chunk, tokens reused, timing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Any
 
 from engine.errors import EngineError
 from engine.serve.errors import AnswerCancelledError
-from engine.types import ChatDone, Usage
+from engine.types import ChatDelta, ChatDone, Usage
+
+_REASONING = "reasoning_content"
+"""Not OpenAI's, but what other servers of thinking models call it, and their clients read."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Envelope:
     def completion(self, done: ChatDone) -> dict[str, Any]:
         """The whole answer. Raises AnswerCancelledError."""
         message = {"role": "assistant", "content": done.text, "refusal": None}
+        if done.reasoning:
+            message[_REASONING] = done.reasoning
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(done)}
         return self._object("chat.completion", [choice]) | {"usage": usage(done.usage), "ctx": details(done)}
 
@@ -33,8 +39,8 @@ class Envelope:
         """The first chunk, which names the role."""
         return self._chunk({"role": "assistant", "content": ""}, None)
 
-    def delta(self, text: str) -> dict[str, Any]:
-        return self._chunk({"content": text}, None)
+    def delta(self, delta: ChatDelta) -> dict[str, Any]:
+        return self._chunk({"content" if delta.kind == "answer" else _REASONING: delta.text}, None)
 
     def closing(self, done: ChatDone, *, include_usage: bool) -> list[dict[str, Any]]:
         """The chunk with the finish reason, then the one with usage if it was asked for; the last carries `ctx`.
@@ -62,13 +68,14 @@ def usage(counts: Usage) -> dict[str, Any]:
         "completion_tokens": counts.completion_tokens,
         "total_tokens": counts.prompt_tokens + counts.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": counts.reused_tokens},
+        "completion_tokens_details": {"reasoning_tokens": counts.reasoning_tokens},
     }
 
 
 def details(done: ChatDone) -> dict[str, Any]:
-    """`ChatDone` without its text."""
+    """`ChatDone` without its texts."""
     fields = asdict(done)
-    del fields["text"]
+    del fields["text"], fields["reasoning"]
     return fields
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from engine.config import Fidelity, SamplingParams
+from engine.config import Fidelity, Order, SamplingParams
 from engine.types import Message
 
 
@@ -27,6 +27,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Name = Annotated[Text, Field(min_length=1)]
 Refs = Annotated[list[Name], Field(min_length=1)]
 Tags = Annotated[list[Name], Field(min_length=1)]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -110,6 +111,7 @@ class ChatRequest(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     context: Name | None = None
     fidelity: Fidelity | None = None
+    latency_budget_ms: Milliseconds | None = None
     tags: list[Name] | None = None
 
     @model_validator(mode="after")
@@ -120,6 +122,10 @@ class ChatRequest(BaseModel):
         if self.tags and self.context is None:
             raise ValueError("tags name the answer's chunk in a context; give context too")
         return self
+
+    def budget(self) -> float | None:
+        """Seconds; None for the engine's own."""
+        return _seconds(self.latency_budget_ms)
 
     def ignored(self) -> list[str]:
         """Names of fields that are neither supported nor known to be harmless."""
@@ -136,6 +142,10 @@ class ChatRequest(BaseModel):
         return SamplingParams(max_tokens=most, stop=tuple(self.stop or ()), **given)
 
 
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
 class Body(BaseModel):
     """Base of this engine's own bodies: unknown fields are mistakes."""
 
@@ -144,6 +154,7 @@ class Body(BaseModel):
 
 class ContextBody(Body):
     instructions: Text | None = None
+    order: Order | None = None
 
 
 class ChunkBody(Body):
@@ -189,7 +200,8 @@ class PlanBody(Body):
     """`messages` is a conversation, or just the question's text."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    fidelity: Fidelity = "exact"
+    fidelity: Fidelity = "auto"
+    latency_budget_ms: Milliseconds | None = None
 
     @field_validator("messages", mode="before")
     @classmethod
@@ -198,3 +210,7 @@ class PlanBody(Body):
 
     def conversation(self) -> list[Message]:
         return _as_messages(self.messages)
+
+    def budget(self) -> float | None:
+        """Seconds; None for the engine's own."""
+        return _seconds(self.latency_budget_ms)

@@ -12,8 +12,9 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from engine.config import EngineConfig, Fidelity, SamplingParams
+from engine.config import EngineConfig, Fidelity, Order, SamplingParams
 from engine.errors import (
     AmbiguousChunkError,
     ContextFullError,
@@ -44,6 +45,7 @@ from engine.types import (
 
 ENDLESS = 1 << 30
 WORD = "wört "
+THOUGHT = "hm "
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Script:
     """How answers go.
 
     Attributes:
+        thoughts: words before the answer, which `max_tokens` counts, too.
         words: length of an answer that `max_tokens` does not cut.
         pause: seconds between two words.
         error_after: raise this many words into the answer; None never does.
@@ -59,6 +62,7 @@ class Script:
     """
 
     words: int = 5
+    thoughts: int = 0
     pause: float = 0.0
     error_after: int | None = None
     error: Exception = field(default_factory=lambda: EngineError("the device caught fire"))
@@ -67,6 +71,16 @@ class Script:
 
     def __post_init__(self) -> None:
         self.proceed.set()
+
+
+class Question(NamedTuple):
+    """What was asked."""
+
+    messages: list[Message]
+    params: SamplingParams
+    fidelity: str
+    budget: float | None
+    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,20 +100,25 @@ class FakeEngine:
         self.max_context = max_context
         self.device = "cpu"
         self.dtype = "float32"
+        self.exact_only: str | None = None
         self.script = script or Script()
         self.closed = threading.Event()
         self.lock = threading.RLock()
-        self.questions: list[tuple[list[Message], SamplingParams, str, tuple[str, ...]]] = []
+        self.questions: list[Question] = []
+        self.plans: list[tuple[str, float | None]] = []
         self.decoded = 0
         self.running: set[FakeStream] = set()
         self._contexts: dict[str, FakeContext] = {}
         self._subscribers: list[Callable[[EngineEvent], None]] = []
 
-    def context(self, id: str = "default", *, instructions: str | None = None) -> FakeContext:
+    def context(
+        self, id: str = "default", *, instructions: str | None = None, order: Order | None = None
+    ) -> FakeContext:
         self.check_open()
         with self.lock:
             context = self._contexts.setdefault(id, FakeContext(self, id))
             context.instructions = context.instructions if instructions is None else instructions
+            context.order = order or context.order
             return context
 
     def get_context(self, id: str) -> FakeContext:
@@ -114,9 +133,9 @@ class FakeEngine:
             del self._contexts[id]
 
     def chat(
-        self, messages: Sequence[Message], params: SamplingParams | None = None, *, fidelity: Fidelity = "exact"
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *, fidelity: Fidelity = "auto"
     ) -> FakeStream:
-        return self.ask(None, messages, params, fidelity, ())
+        return self.ask(None, messages, params, fidelity, None, ())
 
     def ask(
         self,
@@ -124,11 +143,12 @@ class FakeEngine:
         messages: Sequence[Message],
         params: SamplingParams | None,
         fidelity: str,
+        budget: float | None,
         tags: tuple[str, ...],
     ) -> FakeStream:
         self.check_open()
         params = params or SamplingParams()
-        self.questions.append((list(messages), params, fidelity, tags))
+        self.questions.append(Question(list(messages), params, fidelity, budget, tags))
         chunks = context.plans() if context else ()
         prompt = sum(chunk.tokens for chunk in chunks) + sum(len(message["content"].split()) for message in messages)
         if prompt >= self.max_context:
@@ -158,7 +178,7 @@ class FakeEngine:
         """As new, but for its subscribers."""
         with self.lock:
             self.script = Script()
-            self.questions, self.decoded = [], 0
+            self.questions, self.plans, self.decoded = [], [], 0
             self._contexts = {}
 
     def close(self) -> None:
@@ -181,8 +201,9 @@ class FakeStream(Iterator[ChatEvent]):
 
     def compute(self) -> None:
         script, words = self._engine.script, 0
-        most = min(script.words, self._params.max_tokens or ENDLESS)
-        reason: StopReason = "stop" if script.words <= most else "length"
+        all_words = script.thoughts + script.words
+        most = min(all_words, self._params.max_tokens or ENDLESS)
+        reason: StopReason = "stop" if all_words <= most else "length"
         while words < most:
             if script.error_after == words:
                 self._end(script.error)
@@ -195,9 +216,12 @@ class FakeStream(Iterator[ChatEvent]):
             words += 1
             with self._engine.lock:
                 self._engine.decoded += 1
-            self._queue.put(ChatDelta(WORD))
-        usage = Usage(self._prompt, 1, self._prompt - 1, words)
-        self._end(ChatDone(reason, WORD * words, usage, Timing(0.0, 0.1, 0.2, 10.0), self._chunks, None))
+            self._queue.put(ChatDelta(WORD) if words > script.thoughts else ChatDelta(THOUGHT, "reasoning"))
+        thoughts = min(words, script.thoughts)
+        usage = Usage(self._prompt, 1, self._prompt - 1, words, thoughts)
+        timing = Timing(0.0, 0.1, 0.2, 10.0)
+        text, reasoning = WORD * (words - thoughts), THOUGHT * thoughts
+        self._end(ChatDone(reason, text, usage, timing, self._chunks, None, reasoning))
 
     def _end(self, event: ChatEvent | Exception) -> None:
         self._engine.running.discard(self)
@@ -226,6 +250,7 @@ class FakeContext:
     def __init__(self, engine: FakeEngine, id: str) -> None:
         self.id = id
         self.instructions: str | None = None
+        self.order: Order = "recency"
         self._engine = engine
         self._chunks: dict[str, ChunkInfo] = {}
         self._texts: dict[str, str] = {}
@@ -271,6 +296,12 @@ class FakeContext:
     def deactivate(self, *refs: str) -> list[ChunkInfo]:
         return [self._replace(ref, active=False) for ref in refs]
 
+    def pin(self, *refs: str) -> list[ChunkInfo]:
+        return [self._replace(ref, pinned=True) for ref in refs]
+
+    def unpin(self, *refs: str) -> list[ChunkInfo]:
+        return [self._replace(ref, pinned=False) for ref in refs]
+
     def move(self, ref: str, position: int) -> list[ChunkInfo]:
         info = self._find(ref)
         order = [chunk for chunk in self._chunks.values() if chunk is not info]
@@ -312,7 +343,10 @@ class FakeContext:
         active = [chunk for chunk in self._chunks.values() if chunk.active]
         return tuple(ChunkPlan(c.hash, c.name, c.tokens, 0, c.tokens, FidelityLabel.COLD) for c in active)
 
-    def plan(self, messages: str | Sequence[Message], *, fidelity: Fidelity = "exact") -> Plan:
+    def plan(
+        self, messages: str | Sequence[Message], *, fidelity: Fidelity = "auto", budget: float | None = None
+    ) -> Plan:
+        self._engine.plans.append((fidelity, budget))
         texts = [messages] if isinstance(messages, str) else [message["content"] for message in messages]
         tokens = sum(plan.tokens for plan in self.plans()) + sum(len(text.split()) for text in texts)
         return Plan(tokens, 0, tokens, self._engine.max_context, self.plans(), mode="exact", time_to_first_token=None)
@@ -322,12 +356,13 @@ class FakeContext:
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
-        fidelity: Fidelity = "exact",
+        fidelity: Fidelity = "auto",
+        budget: float | None = None,
         tags: Sequence[str] = (),
     ) -> FakeStream:
         if any(message["role"] == "system" for message in messages[1:]):
             raise InvalidRequestError("only the first message may be a system message")
-        return self._engine.ask(self, messages, params, fidelity, tuple(tags))
+        return self._engine.ask(self, messages, params, fidelity, budget, tuple(tags))
 
     def _find(self, ref: str) -> ChunkInfo:
         found = [c for c in self._chunks.values() if ref in c.sources or (len(ref) >= 4 and c.hash.startswith(ref))]

@@ -1,7 +1,7 @@
 """The published OpenAI schema of chat completions as strict models: required fields, closed value sets, no extras.
 
-Written from OpenAI's API reference (`CreateChatCompletionResponse`, `CreateChatCompletionStreamResponse`). The one
-extension, `ctx`, is taken off by the tests before they validate.
+Written from OpenAI's API reference (`CreateChatCompletionResponse`, `CreateChatCompletionStreamResponse`). Of the
+extensions the tests take `ctx` off before they validate; `reasoning_content` is named as one here.
 """
 
 from __future__ import annotations
@@ -21,17 +21,23 @@ class PromptDetails(_Closed):
     cached_tokens: int
 
 
+class CompletionDetails(_Closed):
+    reasoning_tokens: int
+
+
 class CompletionUsage(_Closed):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class ResponseMessage(_Closed):
     role: Literal["assistant"]
     content: str | None
     refusal: str | None
+    reasoning_content: str | None = None  # an extension; only where a model has thought
 
 
 class Choice(_Closed):
@@ -53,6 +59,7 @@ class ChatCompletion(_Closed):
 class Delta(_Closed):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None  # the same
 
 
 class ChunkChoice(_Closed):

@@ -12,7 +12,7 @@ import pytest
 from engine.config import SamplingParams
 from engine.errors import EngineError
 from tests.serve import openai_schema
-from tests.serve.fake_engine import ENDLESS, WORD, FakeEngine, Script
+from tests.serve.fake_engine import ENDLESS, THOUGHT, WORD, FakeEngine, Script
 from tests.serve.serving import Served, chat_body, chat_chunks, error_of, serving, until
 
 CTX_FIELDS = {"stop_reason", "usage", "timing", "chunks", "output"}
@@ -43,7 +43,9 @@ def test_a_whole_answer(served: Served) -> None:
         "completion_tokens": 5,
         "total_tokens": 8,
         "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
+    assert "reasoning_content" not in body["choices"][0]["message"]
     assert set(ctx) == CTX_FIELDS
     assert ctx["stop_reason"] == "stop"
     assert ctx["usage"]["prefilled_tokens"] == 2
@@ -83,6 +85,40 @@ def test_text_that_comes_while_the_client_reads_slowly_is_not_lost(served: Serve
     assert text_of(stream(served)) == WORD * 5000
 
 
+def test_thoughts_are_a_field_of_their_own(served: Served, engine: FakeEngine) -> None:
+    engine.script.thoughts = 3
+    body = served.ask().json()
+    ctx = body.pop("ctx")
+    answer = openai_schema.ChatCompletion.model_validate(body)
+    message = answer.choices[0].message
+    assert (message.content, message.reasoning_content) == (WORD * 5, THOUGHT * 3)
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 3
+    assert answer.usage.completion_tokens == 8
+    assert set(ctx) == CTX_FIELDS
+
+
+def test_thoughts_are_streamed_apart(served: Served, engine: FakeEngine) -> None:
+    engine.script.thoughts = 200
+    chunks = stream(served, stream_options={"include_usage": True})
+    chunks[-1].pop("ctx")
+    deltas = [
+        choice.delta
+        for chunk in map(openai_schema.ChatCompletionChunk.model_validate, chunks)
+        for choice in chunk.choices
+    ]
+    assert "".join(delta.reasoning_content or "" for delta in deltas) == THOUGHT * 200
+    assert "".join(delta.content or "" for delta in deltas) == WORD * 5
+    assert not any(delta.content and delta.reasoning_content for delta in deltas)
+    assert chunks[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 200}
+
+
+def test_an_answer_may_end_in_its_thoughts(served: Served, engine: FakeEngine) -> None:
+    engine.script.thoughts = 3
+    choice = served.ask(max_tokens=2).json()["choices"][0]
+    assert (choice["message"]["content"], choice["message"]["reasoning_content"]) == ("", THOUGHT * 2)
+    assert choice["finish_reason"] == "length"
+
+
 def test_an_empty_answer(served: Served, engine: FakeEngine) -> None:
     engine.script.words = 0
     assert served.ask().json()["choices"][0]["message"]["content"] == ""
@@ -105,7 +141,7 @@ def test_sampling_reaches_the_engine(served: Served, engine: FakeEngine, streame
     nothing: dict[str, Any] = dict.fromkeys(fields)
     served.ask(**nothing, stop=None, stream=streamed)
     served.ask(temperature=1, stop=["a", "b"], stream=streamed)
-    asked = [asdict(params) for _messages, params, _fidelity, _tags in engine.questions]
+    asked = [asdict(params) for params in (question.params for question in engine.questions)]
     assert asked[0] == fields | {"stop": ("end",), "max_tokens": 9}
     assert asked[1] == asdict(SamplingParams())
     assert asked[2] == asdict(SamplingParams(temperature=1.0, stop=("a", "b")))
@@ -133,7 +169,7 @@ def test_a_question_in_a_context(served: Served, engine: FakeEngine, streamed: b
     served.put()
     seen = served.add("four words of text", source="a.py")
     served.add("not active", active=False)
-    fields: dict[str, Any] = {"context": "c", "fidelity": "instant", "tags": ["t"]}
+    fields: dict[str, Any] = {"context": "c", "fidelity": "instant", "latency_budget_ms": 250, "tags": ["t"]}
     ctx = (
         stream(served, "two words", **fields)[-1]["ctx"]
         if streamed
@@ -141,7 +177,9 @@ def test_a_question_in_a_context(served: Served, engine: FakeEngine, streamed: b
     )
     assert [(chunk["hash"], chunk["name"], chunk["tokens"]) for chunk in ctx["chunks"]] == [(seen["hash"], "a.py", 4)]
     assert ctx["usage"]["prompt_tokens"] == 6
-    assert engine.questions[0][2:] == ("instant", ("t",))
+    assert engine.questions[0][2:] == ("instant", 0.25, ("t",))
+    served.ask("two words", context="c", stream=streamed)
+    assert engine.questions[1][2:] == ("auto", None, ())
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -210,6 +248,8 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"stop": 3}, "stop"),
     ({"stop": ["a", 3]}, "stop[1]"),
     ({"fidelity": "perfect"}, "fidelity"),
+    ({"latency_budget_ms": -1}, "latency_budget_ms"),
+    ({"latency_budget_ms": float("nan")}, "latency_budget_ms"),
     ({"context": ""}, "context"),
     ({"context": "c", "tags": [""]}, "tags[0]"),
 ]

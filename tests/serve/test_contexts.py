@@ -21,6 +21,7 @@ CHUNK_FIELDS = {
     "tokens",
     "warm_tokens",
     "fidelity",
+    "pinned",
 }
 
 
@@ -50,6 +51,11 @@ def test_making_a_context_twice_keeps_it(served: Served, engine: FakeEngine) -> 
     assert served.client.put("/v1/contexts/c", json={"instructions": "be brief"}).json()["chunks"] == [added]
     assert served.client.put("/v1/contexts/c", json={}).json()["chunks"] == [added]
     assert engine.get_context("c").instructions == "be brief"
+    served.client.put("/v1/contexts/c", json={"order": "fixed"})
+    served.client.put("/v1/contexts/c", json={"instructions": "be long"})
+    assert (engine.get_context("c").instructions, engine.get_context("c").order) == ("be long", "fixed")
+    response = served.client.put("/v1/contexts/c", json={"order": "random"})
+    assert (response.status_code, error_of(response)["param"]) == (400, "order")
 
 
 def test_adding_chunks(served: Served) -> None:
@@ -89,6 +95,14 @@ def test_activity_and_order(served: Served) -> None:
     assert listed(served) == order
 
 
+def test_pinning(served: Served) -> None:
+    first, second = served.add("one", source="a"), served.add("two", source="b")
+    pinned = served.post("/v1/contexts/c/pin", {"refs": ["a"]}).json()["chunks"]
+    assert pinned == [first | {"pinned": True}]
+    assert listed(served) == [first | {"pinned": True}, second]
+    assert served.post("/v1/contexts/c/unpin", {"refs": ["a"]}).json()["chunks"] == [first]
+
+
 def test_tags_composition_and_removal(served: Served) -> None:
     first, second = served.add("one", source="a"), served.add("two", source="b")
     assert served.post("/v1/contexts/c/tag", {"ref": "a", "tags": ["x", "y"]}).json()["tags"] == ["x", "y"]
@@ -109,13 +123,18 @@ def test_clearing(served: Served) -> None:
     assert listed(served) == []
 
 
-def test_plans(served: Served) -> None:
+def test_plans(served: Served, engine: FakeEngine) -> None:
     added = served.add("three words here", source="a")
     chunk = {"hash": added["hash"], "name": "a", "tokens": 3, "reused": 0, "prefill": 3, "fidelity": "cold"}
-    expected = {"tokens": 5, "reused": 0, "prefill": 5, "limit": 1000, "chunks": [chunk]}
+    expected = {"tokens": 5, "reused": 0, "prefill": 5, "limit": 1000, "chunks": [chunk]} | {
+        "mode": "exact",
+        "time_to_first_token": None,
+    }
     assert served.post("/v1/contexts/c/plan", {"messages": "two words"}).json() == expected
     messages = [{"role": "user", "content": "two words"}]
-    assert served.post("/v1/contexts/c/plan", {"messages": messages, "fidelity": "instant"}).json() == expected
+    asked = {"messages": messages, "fidelity": "instant", "latency_budget_ms": 1500}
+    assert served.post("/v1/contexts/c/plan", asked).json() == expected
+    assert engine.plans == [("auto", None), ("instant", 1.5)]
     assert served.post("/v1/contexts/c/populate").json()["tokens"] == 3
     assert served.post("/v1/contexts/c/populate", {"refs": ["a"]}).json()["tokens"] == 3
 
@@ -124,6 +143,8 @@ ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("chunks", {"text": "x"}),
     ("activate", {"refs": ["abcd"]}),
     ("deactivate", {"refs": ["abcd"]}),
+    ("pin", {"refs": ["abcd"]}),
+    ("unpin", {"refs": ["abcd"]}),
     ("delete", {"refs": ["abcd"]}),
     ("move", {"ref": "abcd", "position": 0}),
     ("compose", {"refs": ["abcd"], "name": "n"}),

@@ -16,8 +16,9 @@ from engine.errors import EngineError
 from engine.serve import chat_routes, context_routes, event_routes, process_routes, schemas
 from engine.serve import errors as serve_errors
 from engine.serve.event_routes import _name
+from engine.serve.loading import Health
 from engine.serve.main import _parser
-from engine.types import ChunkInfo, EngineEvent, Plan
+from engine.types import ChunkInfo, EngineEvent, Plan, PopulateProgress, Usage
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 MODULES = (process_routes, chat_routes, context_routes, event_routes)
@@ -65,7 +66,7 @@ def test_every_field_of_a_chat_request_is_documented() -> None:
         assert f"`{name}" in DOCUMENT
 
 
-@pytest.mark.parametrize("kind", [ChunkInfo, Plan])
+@pytest.mark.parametrize("kind", [ChunkInfo, Plan, PopulateProgress, Usage, Health])
 def test_every_field_of_a_result_is_documented(kind: Any) -> None:
     for field in fields(kind):
         assert f'"{field.name}"' in DOCUMENT

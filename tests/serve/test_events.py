@@ -105,7 +105,11 @@ def test_events_arrive_over_http(served: Served, engine: FakeEngine) -> None:
         assert next(events) == ("chunks_changed", '{"context": "c"}')
         other.post("/v1/contexts/c/populate")
         name, data = next(events)
-        assert (name, json.loads(data)) == ("populate_progress", {"context": "c", "done": 2, "total": 2})
+        progress = {"context": "c", "done": 2, "total": 2, "phase": "populate"}
+        assert (name, json.loads(data)) == ("populate_progress", progress)
+        engine.emit(PopulateProgress("c", 1, 2, "refine"))
+        name, data = next(events)
+        assert (name, json.loads(data)) == ("populate_progress", progress | {"done": 1, "phase": "refine"})
         engine.emit(PopulateFailed("c", "out_of_memory", "no room"))
         name, data = next(events)
         assert (name, json.loads(data)["code"]) == ("populate_failed", "out_of_memory")

@@ -52,6 +52,7 @@ ENGINE_CALLS: list[Callable[[Served], Any]] = [
 
 
 def test_health_while_the_model_loads(engine: FakeEngine) -> None:
+    engine.exact_only = "its positions depend on the prompt's length"
     load = SlowLoad(engine)
     with serving(engine, load, ready=False) as served:
         assert load.reported.wait(60)
@@ -64,6 +65,7 @@ def test_health_while_the_model_loads(engine: FakeEngine) -> None:
             "device": None,
             "dtype": None,
             "max_context": None,
+            "exact_only": None,
             "pid": os.getpid(),
             "version": __version__,
         }
@@ -77,6 +79,7 @@ def test_health_while_the_model_loads(engine: FakeEngine) -> None:
         until(lambda: served.client.get("/health").json()["status"] == "ready")
         health = served.client.get("/health").json()
         assert (health["device"], health["dtype"], health["max_context"]) == ("cpu", "float32", 1000)
+        assert health["exact_only"] == "its positions depend on the prompt's length"
         assert served.ask().status_code == 200
 
 

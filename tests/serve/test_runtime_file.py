@@ -153,6 +153,8 @@ def test_every_field_of_the_configuration_counts() -> None:
         "slice_tokens": 8,
         "max_batch": 9,
         "threads": 10,
+        "latency_budget": 11.0,
+        "refine": False,
     }
     assert set(others) == {field.name for field in fields(EngineConfig)}
     keys = {runtime_file.config_key(replace(base, **{name: value})) for name, value in others.items()}
