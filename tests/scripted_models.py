@@ -22,6 +22,16 @@ OPENING_CHATML = THINKING_CHATML.replace("assistant\n'", "assistant\n<think>\n'"
 """Opens the thoughts in the generation prompt."""
 
 
+THOUGHT, ANSWER = "It is read", "Once, the fox"
+
+
+def make_thinking_model(folder: Path) -> Path:
+    """Write a model that always thinks `THOUGHT` and then answers `ANSWER`; returns `folder`."""
+    script = f"<think>{THOUGHT}</think>\t{ANSWER}"
+    make_scripted_model(folder, script, marks=("<think>", "</think>"), template=THINKING_CHATML)
+    return folder
+
+
 def make_scripted_model(
     folder: Path, script: str, *, marks: Sequence[str] = (), template: str = CHATML
 ) -> PreTrainedTokenizerFast:

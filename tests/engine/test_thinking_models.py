@@ -15,10 +15,9 @@ from engine.types import ChatDelta, ChatDone
 from tests.engine.oracle import finish
 from tests.engine.test_parity import config
 from tests.engine.test_reasoning import HARMONY
-from tests.scripted_models import OPENING_CHATML, THINKING_CHATML, make_scripted_model
+from tests.scripted_models import ANSWER, OPENING_CHATML, THOUGHT, make_scripted_model, make_thinking_model
 from tests.tiny_models import make_tiny_model, make_tokenizer
 
-THOUGHT, ANSWER = "It is read", "Once, the fox"
 MARKS = ("<think>", "</think>")
 
 HARMONY_TEMPLATE = (
@@ -27,19 +26,11 @@ HARMONY_TEMPLATE = (
 )
 
 
-@contextmanager
-def thinking_engine(folder: Path, template: str = THINKING_CHATML, script: str | None = None) -> Iterator[Engine]:
-    """An engine whose model says `script`, by default a thought and an answer."""
-    make_scripted_model(folder, script or f"<think>{THOUGHT}</think>\t{ANSWER}", marks=MARKS, template=template)
-    with Engine(config(folder)) as engine:
-        yield engine
-        engine.check_integrity()
-
-
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with thinking_engine(tmp_path_factory.mktemp("thinking")) as engine:
+    with Engine(config(make_thinking_model(tmp_path_factory.mktemp("thinking")))) as engine:
         yield engine
+        engine.check_integrity()
 
 
 def kinds(events: Sequence[Any]) -> list[tuple[str, str]]:
@@ -85,7 +76,8 @@ def test_the_output_chunk_and_the_next_turn_hold_the_answer_alone(engine: Engine
 
 
 def test_a_template_may_open_the_thoughts(tmp_path: Path) -> None:
-    with thinking_engine(tmp_path, OPENING_CHATML, f"{THOUGHT}</think>\t{ANSWER}") as engine:
+    make_scripted_model(tmp_path, f"{THOUGHT}</think>\t{ANSWER}", marks=MARKS, template=OPENING_CHATML)
+    with Engine(config(tmp_path)) as engine:
         *deltas, done = engine.chat([{"role": "user", "content": "How often?"}])
         assert kinds(deltas) == [("reasoning", THOUGHT), ("answer", ANSWER)]
         assert isinstance(done, ChatDone)

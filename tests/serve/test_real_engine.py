@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.scripted_models import ANSWER, THOUGHT, make_thinking_model
 from tests.serve import openai_schema
 from tests.serve.fake_engine import texts_with_equal_prefix
 from tests.serve.processes import REAL, Process, started
@@ -207,6 +208,48 @@ def test_every_change_of_a_context(client: httpx.Client) -> None:
     assert post("clear", {"scope": "outputs"}) == {}
     assert post("clear", {}) == {}
     assert client.get("/v1/contexts/c").json()["active_tokens"] == 0
+
+
+def test_a_model_that_thinks(tmp_path: Path) -> None:
+    model = make_thinking_model(tmp_path / "model")
+    with started(tmp_path / "run", *arguments(model=model), module=REAL) as process:
+        process.until_status("ready")
+        body = question(max_tokens=50)
+        with process.client() as client:
+            answer = client.post("/v1/chat/completions", json=body).json()
+            with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
+                chunks = chat_chunks(response.iter_lines())
+    message = answer["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == (THOUGHT, ANSWER)
+    assert 0 < answer["usage"]["completion_tokens_details"]["reasoning_tokens"] < answer["usage"]["completion_tokens"]
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    for field, text in (("reasoning_content", THOUGHT), ("content", ANSWER)):
+        assert "".join(delta.get(field, "") for delta in deltas) == text
+
+
+def test_pinned_chunks_and_fixed_order_keep_their_places(client: httpx.Client) -> None:
+    def names() -> list[str]:
+        return [chunk["name"] for chunk in client.get("/v1/contexts/c/chunks").json()["chunks"]]
+
+    for source in "abc":
+        add(client, f"text of {source}", source=source)
+    client.post("/v1/contexts/c/pin", json={"refs": ["a"]})
+    assert add(client, "new text of a", source="a")["pinned"] is True
+    add(client, "new text of b", source="b")
+    assert names() == ["a", "c", "b"]
+    client.put("/v1/contexts/c", json={"order": "fixed"})
+    add(client, "new text of c", source="c")
+    assert names() == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize("fidelity", ["exact", "auto", "instant"])
+def test_every_fidelity_plans_and_answers(client: httpx.Client, fidelity: str) -> None:
+    add(client, SOURCE, source="area.py")
+    asked = {"messages": [{"role": "user", "content": "Why?"}], "fidelity": fidelity, "latency_budget_ms": 0}
+    plan = client.post("/v1/contexts/c/plan", json=asked).json()
+    assert plan["mode"] in (["exact"] if fidelity == "exact" else ["exact", "instant"])
+    answer = client.post("/v1/chat/completions", json=asked | {"context": "c", "max_tokens": 2}).json()
+    assert answer["ctx"]["usage"]["prompt_tokens"] == plan["tokens"]
 
 
 def test_a_signal_in_the_midst_of_an_answer(tmp_path: Path) -> None:
