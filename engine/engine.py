@@ -18,6 +18,7 @@ from engine.kv.block_manager import BlockManager
 from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel, Progress, load_model
 from engine.prompt import PromptBuilder
+from engine.reuse import DEFAULT_REPAIR, Repair
 from engine.runtime.forecast import Forecast
 from engine.runtime.runner import Runner
 from engine.runtime.sampler import Sampler
@@ -66,11 +67,13 @@ class Engine:
         *,
         progress: Progress | None = None,
         model: LoadedModel | None = None,
+        repair: Repair = DEFAULT_REPAIR,
     ) -> None:
         """Load the model, which may mean fetching and converting it first, and start the worker.
 
         Args:
             progress: called with a sentence and a fraction (None while unknown) as loading goes on.
+            repair: what is computed anew at the seams of near KV; another one only to measure it.
             model: taken instead of loading `config.model`; no other engine may use its pool at the same time.
 
         Raises:
@@ -94,6 +97,7 @@ class Engine:
             forecast,
             self.config.latency_budget,
             self.config.refine,
+            repair,
         )
         answers = Answers(state)
         blocks = BlockManager(model.pool.num_blocks)

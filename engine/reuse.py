@@ -31,6 +31,9 @@ class Repair:
     shortest: int = 16
 
 
+DEFAULT_REPAIR = Repair()
+
+
 @dataclass(frozen=True)
 class NearKV:
     """What a question may use besides exact KV.
@@ -42,7 +45,7 @@ class NearKV:
 
     kv: Mapping[str, ChunkKV]
     known: Set[str]
-    repair: Repair = Repair()
+    repair: Repair = DEFAULT_REPAIR
 
     def read_dropped(self, segment: Segment) -> bool:
         """Whether the segment's KV has read something that the composition doesn't show in any version."""
@@ -97,7 +100,7 @@ def parts_of(store: SegmentStore, piece: Piece, kv_hash: bytes, near: NearKV | N
         whole = store.get(key)
         if whole is not None and whole.complete:
             return _finished(piece, kv_hash, (Part(0, len(piece.tokens), whole),), head_key, there=True)
-    runs = list(_runs(store, piece, kv_hash, near)) if near else []
+    runs = _runs(store, piece, kv_hash, near) if near else []
     there = sum(run.length for run in runs) == len(piece.tokens)
     repaired = list(_repaired(runs, near)) if near else []
     return _finished(piece, kv_hash, tuple(_with_gaps(repaired, len(piece.tokens))), head_key, there=there)
@@ -113,22 +116,33 @@ def _label(piece: Piece, parts: tuple[Part, ...], kv_hash: bytes, head_key: byte
     reused = [part.segment for part in parts if part.segment is not None]
     if kv_hash == piece.key or [segment.key for segment in reused] == [piece.key]:
         return FidelityLabel.EXACT
-    anchored = any(segment.prefix_hash == head_key for segment in reused)
+    anchored = piece.prefix_hash != head_key and any(segment.prefix_hash == head_key for segment in reused)
     return FidelityLabel.ANCHORED if anchored else FidelityLabel.NEAR
 
 
-def _runs(store: SegmentStore, piece: Piece, kv_hash: bytes, near: NearKV) -> Iterator[Part]:
+def _runs(store: SegmentStore, piece: Piece, kv_hash: bytes, near: NearKV) -> list[Part]:
     """What of the chunk's last KV is still there, still fits, and is worth a run of its own."""
+    runs: list[Part] = []
     chunk_kv = near.kv.get(piece.chunk or "")
     for match in chunk_kv.matches(piece.tokens) if chunk_kv else ():
         span = match.span
         segment = store.get(span.key)
-        if segment is None or segment.filled < span.offset + span.length:
-            continue
-        exact = segment.prefix_hash == kv_hash and match.first == span.offset == 0
-        # a segment that goes on behind the same prefix shares these blocks and stays exact
-        if not exact and span.length >= min(near.repair.shortest, len(piece.tokens)):
-            yield Part(match.first, span.length, segment, span.offset)
+        fits = segment is not None and segment.filled >= span.offset + span.length
+        if fits and span.length >= min(near.repair.shortest, len(piece.tokens)):
+            runs.append(Part(match.first, span.length, segment, span.offset))
+    if runs and _goes_on_exactly(runs, kv_hash):
+        del runs[0]
+    return runs
+
+
+def _goes_on_exactly(runs: Sequence[Part], kv_hash: bytes) -> bool:
+    """Whether the first run is exact and ends where something must be computed.
+
+    A segment opened for both shares the run's blocks, and is exact as a whole.
+    """
+    first = runs[0]
+    exact = first.segment is not None and first.segment.prefix_hash == kv_hash and first.first == first.offset == 0
+    return exact and not (len(runs) > 1 and runs[1].first == first.length)
 
 
 def _repaired(runs: Sequence[Part], near: NearKV) -> Iterator[Part]:

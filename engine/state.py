@@ -15,7 +15,7 @@ from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel
 from engine.outlook import Outlook, look_ahead
 from engine.prompt import PromptBuilder
-from engine.reuse import NearKV
+from engine.reuse import NearKV, Repair
 from engine.runtime.forecast import Forecast
 from engine.runtime.scheduler import Scheduler
 from engine.runtime.upkeep import Upkeep
@@ -25,7 +25,7 @@ from engine.types import ChunksChanged, EngineEvent
 @dataclass(eq=False)
 class EngineState:
     """Attributes:
-    model, builder, latency_budget, refine, max_context: fixed.
+    model, builder, latency_budget, refine, repair, max_context: fixed.
     forecast: how long prefills take.
     changed: its lock guards all the rest; notified whenever the worker or a waiter may have something to do.
     contexts: by id.
@@ -37,6 +37,7 @@ class EngineState:
     forecast: Forecast
     latency_budget: float
     refine: bool
+    repair: Repair
     store: SegmentStore = field(init=False)
     scheduler: Scheduler = field(init=False)
     contexts: dict[str, ContextManager] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class EngineState:
         """What may be used besides exact KV; None where the model allows nothing else."""
         if self.model.exact_only is not None:
             return None
-        return NearKV(manager.kv, manager.known(composition))
+        return NearKV(manager.kv, manager.known(composition), self.repair)
 
     def outlook(
         self,

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from engine import Engine, SamplingParams
 from engine.chat_stream import ChatStream
+from engine.config import Order
 from engine.errors import ContextFullError, OutOfMemoryError
 from engine.types import ChatDelta
 from tests.engine.oracle import assert_greedy, finish, oracle, recorded_logits
@@ -48,7 +49,8 @@ class History(RuleBasedStateMachine):
                 config(FOLDER, kv_cache_tokens=1600, block_size=16, slice_tokens=23, max_context=900)
             )
         History.count += 1
-        self.context = History.engine.context(f"history {History.count}")
+        order: Order = "recency" if History.count % 2 else "fixed"
+        self.context = History.engine.context(f"history {History.count}", order=order)
         self.open: list[ChatStream] = []
 
     @property
@@ -67,6 +69,11 @@ class History(RuleBasedStateMachine):
     def switch(self, data: st.DataObject, active: bool) -> None:
         refs = data.draw(st.lists(st.sampled_from(self.sources), max_size=3)) if self.sources else []
         (self.context.activate if active else self.context.deactivate)(*refs)
+
+    @rule(data=st.data(), pinned=st.booleans())
+    def pin(self, data: st.DataObject, pinned: bool) -> None:
+        if self.sources:
+            (self.context.pin if pinned else self.context.unpin)(data.draw(st.sampled_from(self.sources)))
 
     @rule(data=st.data(), position=st.integers(-6, 6))
     def move(self, data: st.DataObject, position: int) -> None:
@@ -95,11 +102,16 @@ class History(RuleBasedStateMachine):
         if wait:
             assert self.context.wait_populated(60)
 
-    @rule(question=questions, fidelity=st.sampled_from(("exact", "instant")), seed=st.integers(0, 9))
-    def begin_answer(self, question: str, fidelity: Any, seed: int) -> None:
+    @rule(
+        question=questions,
+        fidelity=st.sampled_from(("exact", "auto", "instant")),
+        budget=st.sampled_from((0.0, 0.05, 10.0)),
+        seed=st.integers(0, 9),
+    )
+    def begin_answer(self, question: str, fidelity: Any, budget: float, seed: int) -> None:
         params = SamplingParams(max_tokens=20, temperature=1.0, seed=seed, top_p=0.95)
         try:
-            self.open.append(self.context.chat(question, params, fidelity=fidelity))
+            self.open.append(self.context.chat(question, params, fidelity=fidelity, budget=budget))
         except ContextFullError:
             assert self.context.plan(question).tokens >= 900
 
@@ -127,13 +139,30 @@ class History(RuleBasedStateMachine):
     def ask_exactly(self, question: str) -> None:
         """The point of it all."""
         self.finish_open()
+        self.compare(question, "exact")
+
+    @rule(question=questions)
+    def ask_while_the_refiner_works(self, question: str) -> None:
+        """Whatever the refiner has come to, exact is exact."""
+        self.compare(question, "exact")
+
+    @rule(question=questions)
+    def ask_when_the_refiner_is_idle(self, question: str) -> None:
+        """All that is active is exact, unless there was no room for it, and an instant answer is a cold run's."""
+        self.context.populate()
+        self.finish_open()
+        if all(chunk.fidelity == "exact" for chunk in self.context.chunks() if chunk.active):
+            self.compare(question, "instant")
+
+    def compare(self, question: str, fidelity: Any) -> None:
+        """The label `exact` is never wrong: such an answer has a cold run's tokens and logits."""
         assert self.engine is not None
         try:
-            plan = self.context.plan(question)
+            plan = self.context.plan(question, fidelity=fidelity)
             ids = self.context.prompt_tokens(question)
             params = SamplingParams(max_tokens=4)
             with recorded_logits(self.engine, params) as recorded:
-                done = finish(self.context.chat(question, params))
+                done = finish(self.context.chat(question, params, fidelity=fidelity))
         except ContextFullError:
             return
         tokens, logits = oracle(FOLDER).greedy(ids, 4, self.engine._state.model.tokenizer.eos_token_ids)

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from engine import Engine, SamplingParams
 from engine.context import Context
+from engine.reuse import Repair
 from engine.types import FidelityLabel
 from tests.engine.oracle import finish, oracle, recorded_logits
 from tests.engine.test_parity import FILES, config
@@ -34,7 +35,7 @@ def rotated(keys: Tensor, model: torch.nn.Module, offset: int) -> Tensor:
 def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: str) -> None:
     folder = tiny_model(family)
     model = oracle(folder).model
-    with Engine(config(folder)) as engine:
+    with Engine(config(folder, refine=False), repair=Repair(first_tokens=0)) as engine:
         context = engine.context()
         for source, text in FILES.items():
             context.add_chunk(text, source=source)
@@ -64,7 +65,7 @@ def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: st
 
 
 def test_switching_reordering_and_composing_move_no_kv() -> None:
-    with Engine(config(tiny_model("llama"))) as engine:
+    with Engine(config(tiny_model("llama"), refine=False), repair=Repair(first_tokens=0)) as engine:
         context = engine.context()
         for source, text in FILES.items():
             context.add_chunk(text, source=source)
