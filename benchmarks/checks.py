@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.report import Sample
 from benchmarks.sides import Answer
-from benchmarks.steps import Labels, Step, instant_labels
+from benchmarks.steps import Labels, Step, expected_labels
 from engine.types import FidelityLabel
 
 
@@ -26,17 +26,33 @@ def _said(answer: Answer) -> str:
     return f"{answer.text!r}{gap}"
 
 
-def wrong_labels(samples: Sequence[Sample], steps: Sequence[Step], instant: str) -> list[str]:
-    """Where fidelity labels are not what they must be, in words; `instant` is the side that may use KV as it is."""
-    as_it_is = instant_labels([step.files for step in steps])
-    expected = {step.name: labels for step, labels in zip(steps, as_it_is, strict=True)}
+def wrong_labels(samples: Sequence[Sample], steps: Sequence[Step], instant: str, auto: str) -> list[str]:
+    """Where fidelity labels are not what they must be, in words.
+
+    The side `instant` may use KV as it is; the side `auto` either does or is exact, at each step anew.
+    """
+    compositions = [step.files for step in steps]
     found = []
-    for sample in samples:
-        labels = expected[sample.step]
-        must: Labels = labels if sample.side == instant else dict.fromkeys(labels, FidelityLabel.EXACT)
-        if sample.answer.labels not in (None, must):
-            found.append(f"{sample.step}: {sample.side} {_listed(sample.answer.labels or {})}, must be {_listed(must)}")
+    for played in _traces(samples):
+        answers = {sample.step: sample.answer.labels for sample in played}
+        modes = [_as_it_is(played[0].side, answers.get(step.name), instant, auto) for step in steps]
+        for step, must in zip(steps, expected_labels(compositions, modes), strict=True):
+            if (labels := answers.get(step.name)) not in (None, must):
+                found.append(f"{step.name}: {played[0].side} {_listed(labels or {})}, must be {_listed(must)}")
     return list(dict.fromkeys(found))
+
+
+def _traces(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The samples of each side in each round."""
+    keys = dict.fromkeys((sample.round, sample.side) for sample in samples)
+    return [[sample for sample in samples if (sample.round, sample.side) == key] for key in keys]
+
+
+def _as_it_is(side: str, labels: Labels | None, instant: str, auto: str) -> bool:
+    """Whether the side has used KV as it is."""
+    return side == instant or (
+        side == auto and any(label is not FidelityLabel.EXACT for label in (labels or {}).values())
+    )
 
 
 def _listed(labels: Labels) -> str:

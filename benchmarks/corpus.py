@@ -65,9 +65,7 @@ def trim(file: SourceFile, tokens: int, count: Callable[[str], int]) -> SourceFi
 
 
 def edit(file: SourceFile) -> SourceFile:
-    """The file with its middle line changed, as someone who types there would."""
+    """The file with a line a third of the way down changed, as someone who types there would."""
     lines = file.text.splitlines(keepends=True)
-    middle = len(lines) // 2
-    return replace(
-        file, text="".join([*lines[:middle], f"{lines[middle].rstrip()}  # changed\n", *lines[middle + 1 :]])
-    )
+    place = len(lines) // 3
+    return replace(file, text="".join([*lines[:place], f"{lines[place].rstrip()}  # changed\n", *lines[place + 1 :]]))

@@ -81,7 +81,7 @@ class Report:
     Attributes:
         title: the trace in words; `settings` and `machine` what it ran with and on.
         disagreements: where exact answers or the peer began with different tokens, in words.
-        differing: where instant answers began with another token than exact ones, in words.
+        differing: where instant and auto answers began with another token than exact ones, in words.
         wrong_labels: where fidelities were not what they must be, in words.
         stages: for each step where the engine's time went, in seconds; empty unless asked for.
     """
@@ -110,7 +110,7 @@ class Report:
         return [
             "× says how many times faster than transformers the first token came: the median over the rounds.",
             _finding("First tokens of exact answers and of transformers", self.disagreements, "all agree"),
-            _finding("First tokens of instant answers", self.differing, "all as exact"),
+            _finding("First tokens of instant and auto answers", self.differing, "all as exact"),
             _finding("Fidelity labels", self.wrong_labels, "all as they must be"),
         ]
 

@@ -1,4 +1,4 @@
-"""What is compared: this engine in three ways of asking, and the transformers peer, behind one small interface.
+"""What is compared: this engine in several ways of asking, and the transformers peer, behind one small interface.
 
 A side goes through the trace step by step; the time to its first token is taken here. Knows nothing of tables.
 """
@@ -15,7 +15,7 @@ from benchmarks.baseline import PrefixCachedModel
 from benchmarks.clock import Clock, timed
 from benchmarks.steps import Labels, Step
 from engine import Engine, EngineConfig, SamplingParams
-from engine.config import Fidelity
+from engine.config import Fidelity, Order
 from engine.context import Context
 from engine.model import LoadedModel
 from engine.tokenizer import Tokenizer
@@ -82,6 +82,7 @@ class EngineSide:
         config: EngineConfig,
         *,
         fidelity: Fidelity = "exact",
+        order: Order = "fixed",
         pause: bool = False,
         answer_tokens: int = 1,
     ) -> None:
@@ -90,12 +91,13 @@ class EngineSide:
         self._model = model
         self._config = config
         self._fidelity = fidelity
+        self._order = order
         self._pause = pause
         self._params = SamplingParams(max_tokens=answer_tokens)
 
     def begin(self) -> None:
         self.engine = Engine(self._config, model=self._model)
-        self._context: Context = self.engine.context("trace")
+        self._context: Context = self.engine.context("trace", order=self._order)
 
     def end(self) -> None:
         self.engine.close()

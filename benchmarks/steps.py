@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.corpus import SourceFile, edit
+from engine.config import Order
 from engine.context import Context
 from engine.types import FidelityLabel
 
@@ -25,11 +26,17 @@ class Step:
     question: str
 
 
-def editing_trace(files: Sequence[SourceFile]) -> list[Step]:
-    """Open all files, edit the first, drop the third, move the last to the front; a question after each."""
+def editing_trace(files: Sequence[SourceFile], order: Order) -> list[Step]:
+    """Open all files, edit the first, drop the third, move the last to the front; a question after each.
+
+    `order` is the context's: where the edited file stands from then on.
+    """
     first, second, dropped, *rest = files
     changed = edit(first)
     *middle, last = rest
+
+    def ordered(*others: SourceFile) -> tuple[SourceFile, ...]:
+        return (*others, changed) if order == "recency" else (changed, *others)
 
     def open_all(context: Context) -> None:
         for file in files:
@@ -46,32 +53,33 @@ def editing_trace(files: Sequence[SourceFile]) -> list[Step]:
 
     return [
         Step(f"open {len(files)} files", open_all, tuple(files), "What do these files have in common?"),
-        Step("edit the first", edit_first, (changed, *files[1:]), f"What does {first.name} do?"),
-        Step("drop one", drop, (changed, second, *rest), "Which of these files would you test first, and how?"),
-        Step("reorder", reorder, (last, changed, second, *middle), "Name a function that could be simpler."),
+        Step("edit the first", edit_first, ordered(*files[1:]), f"What does {first.name} do?"),
+        Step("drop one", drop, ordered(second, *rest), "Which of these files would you test first, and how?"),
+        Step("reorder", reorder, (last, *ordered(second, *middle)), "Name a function that could be simpler."),
     ]
 
 
-def instant_labels(compositions: Sequence[Sequence[SourceFile]]) -> list[Labels]:
-    """The fidelity of each file in each composition, when all are asked about instantly, one after the other.
+def expected_labels(compositions: Sequence[Sequence[SourceFile]], instant: Sequence[bool]) -> list[Labels]:
+    """The fidelity of each file in each composition, when they are asked about one after the other.
 
-    Said anew from the definition, for comparison: exact is KV that was computed under precisely the files before it,
-    near KV that was computed elsewhere, anchored such as was computed with no file before it; what there is no KV of is
+    `instant` says for each whether KV may be used as it is. Said anew from the definition, for comparison: exact is KV
+    that was computed under precisely the files before it, near such as was computed elsewhere or for an earlier version
+    of the file, anchored what was computed with no file before it and now stands behind some; what there is no KV of is
     computed, and exact if all before it is.
     """
     exact_under: set[tuple[tuple[SourceFile, ...], SourceFile]] = set()
-    anchored: dict[SourceFile, bool] = {}
+    anchored: dict[str, bool] = {}
     found = []
-    for files in compositions:
+    for files, as_it_is in zip(compositions, instant, strict=True):
         labels: Labels = {}
         for place, file in enumerate(files):
             under = (tuple(files[:place]), file)
             exact_before = all(label is FidelityLabel.EXACT for label in labels.values())
-            if exact_before and (under in exact_under or file not in anchored):
+            if not as_it_is or (exact_before and (under in exact_under or file.name not in anchored)):
                 labels[file.name] = FidelityLabel.EXACT
                 exact_under.add(under)
-                anchored[file] = place == 0
-            elif anchored.setdefault(file, False):
+                anchored[file.name] = place == 0
+            elif anchored.setdefault(file.name, False) and place:
                 labels[file.name] = FidelityLabel.ANCHORED
             else:
                 labels[file.name] = FidelityLabel.NEAR

@@ -23,10 +23,10 @@ from benchmarks.rounds import play, warm_up
 from benchmarks.sides import EngineSide, PeerSide, Side
 from benchmarks.stages import stage_times
 from benchmarks.steps import Step, editing_trace
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Fidelity, Order
 from engine.errors import EngineError
 
-PEER, EXACT, PAUSED, INSTANT = "transformers", "exact", "exact, after a pause", "instant"
+PEER, EXACT, PAUSED, INSTANT, AUTO = "transformers", "exact", "exact, after a pause", "instant", "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Options:
     shape: str | None = None
     files: tuple[Path, ...] = ()
     tokens: int = 400
+    order: Order = "fixed"
     repeat: int = 3
     answer_tokens: int = 1
     profile: bool = False
@@ -48,7 +49,7 @@ def run(options: Options) -> Report:
     Raises:
         EngineError, ValueError: the model can't be loaded, the files can't be used or are too long for it.
     """
-    config = _with_room(options)
+    config = _engine_config(options)
     found = find_files(options.files)
     loaded = (
         models.make_random(config, options.shape, [f.text for f in found]) if options.shape else models.load(config)
@@ -59,43 +60,60 @@ def run(options: Options) -> Report:
         return len(tokenizer.encode(text, special=False))
 
     files = [trim(file, options.tokens, count) for file in found]
-    sides = _sides(loaded, config, options.answer_tokens)
-    warm_up(sides, files, on_cpu=loaded.engine.device.type == "cpu")
-    steps = editing_trace(files)
+    sides = _sides(loaded, config, options)
+    warm_up(sides, files, options.order, on_cpu=loaded.engine.device.type == "cpu")
+    steps = editing_trace(files, options.order)
     samples = [sample for number in range(options.repeat) for sample in play(sides, steps, number)]
     return Report(
         title=f"Editing trace over {len(files)} files with {options.shape or config.model}"
         f" ({'random weights, ' if options.shape else ''}{str(loaded.engine.dtype).removeprefix('torch.')})",
-        settings={**dataclasses.asdict(config), "shape": options.shape, "rounds": options.repeat},
+        settings={
+            **dataclasses.asdict(config),
+            "shape": options.shape,
+            "order": options.order,
+            "rounds": options.repeat,
+        },
         machine=machine.describe(loaded.engine.device),
         files={file.name: count(file.text) for file in files},
         rows=tuple(rows(samples, PEER)),
         disagreements=tuple(differences(samples, PEER, (EXACT, PAUSED))),
-        differing=tuple(differences(samples, EXACT, (INSTANT,))),
-        wrong_labels=tuple(wrong_labels(samples, steps, INSTANT)),
-        stages=_stages(loaded, config, steps) if options.profile else {},
+        differing=tuple(differences(samples, EXACT, (INSTANT, AUTO))),
+        wrong_labels=tuple(wrong_labels(samples, steps, INSTANT, AUTO)),
+        stages=_stages(loaded, config, options.order, steps) if options.profile else {},
     )
 
 
-def _with_room(options: Options) -> EngineConfig:
-    """The config with a KV pool that holds everything a trace computes: each step at most the whole prompt."""
+def _engine_config(options: Options) -> EngineConfig:
+    """The config with a KV pool that holds everything a trace computes: each step at most the whole prompt.
+
+    Nothing is computed in the background unless a side asks for it, so no side disturbs another.
+    """
     prompt = COUNT * (options.tokens + 128) + 1024 + options.answer_tokens
-    return dataclasses.replace(options.config, kv_cache_tokens=options.config.kv_cache_tokens or 5 * prompt)
+    room = options.config.kv_cache_tokens or 5 * prompt
+    return dataclasses.replace(options.config, kv_cache_tokens=room, refine=False)
 
 
-def _sides(loaded: models.Models, config: EngineConfig, answer_tokens: int) -> list[Side]:
-    device, tokenizer = loaded.engine.device, loaded.engine.tokenizer
+def _sides(loaded: models.Models, config: EngineConfig, options: Options) -> list[Side]:
+    device, tokenizer, count = loaded.engine.device, loaded.engine.tokenizer, options.answer_tokens
+
+    def engine_side(name: str, fidelity: Fidelity, *, pause: bool = False) -> EngineSide:
+        model = loaded.engine if name == EXACT else loaded.another(config)
+        return EngineSide(name, model, config, fidelity=fidelity, order=options.order, pause=pause, answer_tokens=count)
+
     return [
-        PeerSide(PEER, PrefixCachedModel(loaded.peer, device), tokenizer, device, answer_tokens=answer_tokens),
-        EngineSide(EXACT, loaded.engine, config, answer_tokens=answer_tokens),
-        EngineSide(PAUSED, loaded.another(config), config, pause=True, answer_tokens=answer_tokens),
-        EngineSide(INSTANT, loaded.another(config), config, fidelity="instant", answer_tokens=answer_tokens),
+        PeerSide(PEER, PrefixCachedModel(loaded.peer, device), tokenizer, device, answer_tokens=count),
+        engine_side(EXACT, "exact"),
+        engine_side(PAUSED, "exact", pause=True),
+        engine_side(INSTANT, "instant"),
+        engine_side(AUTO, "auto"),
     ]
 
 
-def _stages(loaded: models.Models, config: EngineConfig, steps: Sequence[Step]) -> dict[str, dict[str, float]]:
+def _stages(
+    loaded: models.Models, config: EngineConfig, order: Order, steps: Sequence[Step]
+) -> dict[str, dict[str, float]]:
     """One more round of the engine, asked at once, with its stages timed."""
-    side = EngineSide(EXACT, loaded.engine, config)
+    side = EngineSide(EXACT, loaded.engine, config, order=order)
     side.begin()
     found = {}
     with stage_times(side.engine, loaded.engine.device) as times:
@@ -133,6 +151,7 @@ def _options(given: argparse.Namespace) -> Options:
         shape=given.random_shape,
         files=tuple(given.files),
         tokens=given.file_tokens,
+        order=given.order,
         repeat=given.repeat,
         answer_tokens=given.answer_tokens,
         profile=given.profile,
@@ -150,7 +169,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--files", nargs="+", type=Path, default=(), help=f"{COUNT} files or a folder; else of Python's own library"
     )
-    parser.add_argument("--file-tokens", type=_positive, default=400, help="cut each file to about so many tokens")
+    parser.add_argument(
+        "--file-tokens", type=_file_tokens, default=400, help="cut each file to about so many tokens (100 or more)"
+    )
+    parser.add_argument("--order", choices=("fixed", "recency"), default="fixed", help="where an edited file goes")
     parser.add_argument("--repeat", type=_positive, default=3, help="rounds, of which medians are shown")
     parser.add_argument(
         "--answer-tokens", type=_positive, default=1, help="with 2 or more, time per token is shown too"
@@ -158,6 +180,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", action="store_true", help="show where the engine's time goes")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     return parser
+
+
+def _file_tokens(text: str) -> int:
+    """Long enough for KV behind an edit in the middle to be worth reusing, which the expected labels rely on."""
+    number = int(text)
+    if number < 100:
+        raise argparse.ArgumentTypeError("must be at least 100")
+    return number
 
 
 def _positive(text: str) -> int:

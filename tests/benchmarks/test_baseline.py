@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.baseline import PrefixCachedModel, common_prefix
 from benchmarks.corpus import SourceFile
-from benchmarks.steps import instant_labels
+from benchmarks.steps import expected_labels
 from engine.types import FidelityLabel
 from tests.engine.oracle import oracle
 from tests.tiny_models import tiny_model
@@ -48,7 +48,8 @@ def test_the_common_prefix() -> None:
 def test_what_labels_instant_answers_must_have() -> None:
     a, b, c, d = (SourceFile(name, name) for name in "abcd")
     exact, near, anchored = FidelityLabel.EXACT, FidelityLabel.NEAR, FidelityLabel.ANCHORED
-    labels = instant_labels([(a, b), (b, a), (a, b), (b, c), (d, c), (c, d)])
+    compositions = [(a, b), (b, a), (a, b), (b, c), (d, c), (c, d)]
+    labels = expected_labels(compositions, [True] * len(compositions))
     assert labels == [
         {"a": exact, "b": exact},
         {"b": near, "a": anchored},  # b's KV has seen a; a's has seen nothing
@@ -56,4 +57,17 @@ def test_what_labels_instant_answers_must_have() -> None:
         {"b": near, "c": near},  # c is computed on top of KV that isn't exact
         {"d": exact, "c": near},
         {"c": near, "d": anchored},
+    ]
+
+
+def test_an_exact_answer_leaves_exact_kv_behind() -> None:
+    a, b = (SourceFile(name, name) for name in "ab")
+    changed = SourceFile("a", "changed")
+    exact, near = FidelityLabel.EXACT, FidelityLabel.NEAR
+    compositions = [(a, b), (changed, b), (changed, b), (changed, b)]
+    assert expected_labels(compositions, [True, True, False, True]) == [
+        {"a": exact, "b": exact},
+        {"a": near, "b": near},  # what the change has left alone of a is used as it is
+        {"a": exact, "b": exact},
+        {"a": exact, "b": exact},
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from benchmarks.random_model import SHAPES, make_tokenizer
 from benchmarks.report import Sample, rows
 from benchmarks.sides import Answer, Change
 from benchmarks.steps import Labels, editing_trace
-from benchmarks.trace import EXACT, INSTANT, PAUSED, PEER, main
+from benchmarks.trace import AUTO, EXACT, INSTANT, PAUSED, PEER, main
 from engine.types import FidelityLabel
 from tests.benchmarks.files import FILES
 from tests.tiny_models import tiny_model
 
 STEPS = ("open 6 files", "edit the first", "drop one", "reorder")
-SIDES = (PEER, EXACT, PAUSED, INSTANT)
+SIDES = (PEER, EXACT, PAUSED, INSTANT, AUTO)
 TINY_SHAPE = {
     "model_type": "qwen3",
     "hidden_size": 64,
@@ -89,16 +90,19 @@ def test_what_each_way_of_asking_computes(result: tuple[str, dict[str, Any]]) ->
         left = sum(others) if step == "edit the first" else 0
         assert row(result, step, EXACT)["computed"] >= tail + left
     assert row(result, "open 6 files", INSTANT)["computed"] == row(result, "open 6 files", EXACT)["computed"]
-    # of the edited file, only what stands behind its last whole block that is still the same
+    # of the edited file, the change and the seam behind it
     edited = row(result, "edit the first", INSTANT)["computed"]
-    assert row(result, "edit the first", PAUSED)["computed"] < edited < first + 64
-    for step in ("drop one", "reorder"):
-        assert row(result, step, INSTANT)["computed"] == row(result, step, PAUSED)["computed"]
+    assert row(result, "edit the first", PAUSED)["computed"] < edited < first
+    # the beginnings of the files that have read the dropped one
+    assert row(result, "drop one", INSTANT)["computed"] == row(result, "drop one", PAUSED)["computed"] + 3 * 16
+    assert row(result, "reorder", INSTANT)["computed"] == row(result, "reorder", PAUSED)["computed"]
+    # never KV that has read what was dropped
+    assert row(result, "drop one", AUTO)["computed"] >= row(result, "drop one", EXACT)["computed"]
 
 
 def test_fidelities_are_counted(result: tuple[str, dict[str, Any]]) -> None:
     instant = [row(result, step, INSTANT)["fidelity"] for step in STEPS]
-    assert instant == [{"exact": 6}, {"exact": 1, "near": 5}, {"exact": 1, "near": 4}, {"near": 4, "anchored": 1}]
+    assert instant == [{"exact": 6}, {"near": 6}, {"near": 5}, {"near": 4, "anchored": 1}]
     for side in (EXACT, PAUSED):
         assert [row(result, step, side)["fidelity"] for step in STEPS] == [{"exact": n} for n in (6, 6, 5, 5)]
 
@@ -118,6 +122,20 @@ def test_the_profile_covers_every_step(result: tuple[str, dict[str, Any]]) -> No
         assert times["attention"] > 0
         assert times["other layers"] > 0
     assert "Where the engine's time went" in printed
+
+
+def test_a_moved_file_makes_those_it_has_passed_near(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(tiny_model("llama")), *SMALL, "--repeat", "1", "--order", "recency"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("edit the first"))
+    instant = next(line for line in lines[start:] if line.split()[0] == INSTANT)
+    assert instant.endswith("5 near, 1 anchored")
+
+
+def test_files_too_short_to_tell_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--file-tokens", "99"])
+    assert "must be at least 100" in capsys.readouterr().err
 
 
 def test_a_random_shape_runs_on_both_sides(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,14 +218,26 @@ def test_differing_first_tokens_are_reported_once() -> None:
 
 
 def test_wrong_labels_are_reported() -> None:
-    steps = editing_trace(FILES)
+    steps = editing_trace(FILES, "fixed")
     names = [file.name for file in FILES]
     right: Labels = dict.fromkeys(names, FidelityLabel.EXACT)
     wrong: Labels = {**right, names[2]: FidelityLabel.NEAR}
-    assert (
-        wrong_labels([sample(PEER), sample(EXACT, labels=right), sample(INSTANT, labels=right)], steps, INSTANT) == []
-    )
-    for side in (EXACT, PAUSED, INSTANT):
-        (problem,) = wrong_labels([sample(side, labels=wrong)], steps, INSTANT)
+    fine = [sample(PEER), *(sample(side, labels=right) for side in (EXACT, PAUSED, INSTANT, AUTO))]
+    assert wrong_labels(fine, steps, INSTANT, AUTO) == []
+    for side in (EXACT, PAUSED, INSTANT, AUTO):
+        (problem,) = wrong_labels([sample(side, labels=wrong)], steps, INSTANT, AUTO)
         assert problem.startswith(f"open 6 files: {side} ")
         assert f"{names[2]} near" in problem
+
+
+def test_auto_may_be_exact_at_one_step_and_not_at_the_next() -> None:
+    steps = editing_trace(FILES, "fixed")[:2]
+    exact: Labels = dict.fromkeys((file.name for file in FILES), FidelityLabel.EXACT)
+    near: Labels = dict.fromkeys(exact, FidelityLabel.NEAR)
+    for labels in (exact, near):
+        samples = [
+            Sample(0, step.name, AUTO, Change(), answer(labels=given))
+            for step, given in zip(steps, (exact, labels), strict=True)
+        ]
+        assert wrong_labels(samples, steps, INSTANT, AUTO) == []
+    assert wrong_labels([replace(samples[1], side=EXACT)], steps, INSTANT, AUTO) != []
