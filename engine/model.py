@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.device import choose_device, choose_dtype, choose_num_blocks
 from engine.kv.pool import KVPool
 from engine.models.language_model import LanguageModel
-from engine.models.loading import load_decoder, model_fingerprint
+from engine.models.load import load_language_model
 from engine.models.resolve import resolve_model
 from engine.tokenizer import Tokenizer
 
@@ -55,8 +55,9 @@ def load_model(config: EngineConfig, progress: Progress | None = None) -> Loaded
     device = choose_device(config)
     dtype = choose_dtype(config, device)
     folder = resolve_model(config.model, progress=progress)
-    decoder = load_decoder(folder, device=device, dtype=dtype, progress=progress)
-    fingerprint = model_fingerprint(folder, decoder.config, dtype)
+    decoder, fingerprint = load_language_model(
+        folder, device=device, dtype=dtype, max_context=config.max_context, progress=progress
+    )
     return equip(config, decoder, Tokenizer.from_folder(folder), fingerprint)
 
 

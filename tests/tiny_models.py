@@ -1,6 +1,6 @@
 """Small random models with a real tokenizer and chat template, in the same files as a model from the hub.
 
-One per decoder family and per feature (RoPE scaling, sliding windows, NoPE layers). Weights, norms and biases are all
+One per family and per feature (RoPE scaling, sliding windows, NoPE layers, sinks, …). Weights, norms and biases are all
 random and large enough that attention matters: a wrong position, mask or bias changes the logits visibly.
 Knows transformers and tokenizers, nothing of the engine.
 """
@@ -28,7 +28,7 @@ CHATML_WITHOUT_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
 )
 
-FAMILIES: dict[str, dict[str, Any]] = {
+NATIVE: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama"},
     "llama-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
     "llama-llama3": {
@@ -67,6 +67,121 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True},
     "smollm3": {"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layer_interval": 2},
 }
+
+# Run by transformers' own code; the key says which feature counts, where the model type does not
+ADAPTED: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 100000.0, "factor": 2.0},
+        },
+    },
+    "gemma2": {
+        "model_type": "gemma2",
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 24,
+        "attn_logit_softcapping": 2.0,
+    },
+    "phi3": {"model_type": "phi3"},
+    "phi3-partial": {
+        "model_type": "phi3",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+    },
+    "phi3-longrope": {
+        "model_type": "phi3",
+        "original_max_position_embeddings": 1024,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [3.0] * 8,
+            "original_max_position_embeddings": 1024,
+            "partial_rotary_factor": 1.0,
+        },
+    },
+    "stablelm": {"model_type": "stablelm"},
+    "glm4": {"model_type": "glm4", "head_dim": 16},
+    "qwen3-moe": {
+        "model_type": "qwen3_moe",
+        "head_dim": 16,
+        "moe_intermediate_size": 32,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        "head_dim": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 24,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 1024,
+            "truncate": False,
+        },
+    },
+    "olmo2": {"model_type": "olmo2"},
+    "granite": {
+        "model_type": "granite",
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 2.0,
+    },
+    "cohere": {"model_type": "cohere", "logit_scale": 0.5},
+    "cohere2": {"model_type": "cohere2", "num_hidden_layers": 4, "sliding_window": 24},
+    "deepseek-v3": {
+        "model_type": "deepseek_v3",
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+    },
+    "llama-dynamic": {
+        "model_type": "llama",
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+    },
+    "gpt2": {"model_type": "gpt2"},
+    "lfm2": {
+        "model_type": "lfm2",
+        "layer_types": ["conv", "full_attention", "conv"],
+        "block_auto_adjust_ff_dim": False,
+    },
+    "qwen3-next": {
+        "model_type": "qwen3_next",
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+    },
+}
+STATEFUL = ("lfm2", "qwen3-next")
+
+FAMILIES = NATIVE | ADAPTED
 
 _CORPUS = (
     "def add(left: int, right: int) -> int:\n    return left + right\n",
@@ -165,11 +280,11 @@ def _random_model(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast, se
 
 @torch.no_grad()
 def _randomise(model: PreTrainedModel, generator: torch.Generator) -> None:
-    """Matrices keep the scale of their input (times 1.5), norms spread around 1, biases around 0."""
+    """Matrices keep the scale of their input (times 1.5), norms spread around 1, biases and sinks around 0."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.dim() == 2:
-            parameter.copy_(noise * 1.5 / parameter.shape[1] ** 0.5)
+        if parameter.dim() >= 2:
+            parameter.copy_(noise * 1.5 / parameter.shape[-1] ** 0.5)
         else:
             parameter.copy_(noise * 0.3 + (1.0 if "norm" in name else 0.0))
 

@@ -59,7 +59,12 @@ def model_fingerprint(folder: Path, config: DecoderConfig, dtype: torch.dtype) -
     Of the weights it hashes every name, dtype and shape but only a few rows of each, so it takes well under a second
     and two models count as the same only if they agree in all of these. How tensors are spread over files is no matter.
     """
-    sha = hashlib.sha256(config.digest())
+    return weights_fingerprint(folder, config.digest(), dtype)
+
+
+def weights_fingerprint(folder: Path, digest: bytes, dtype: torch.dtype) -> bytes:
+    """As `model_fingerprint`, where `digest` stands for all but the weights in `folder` and their dtype in memory."""
+    sha = hashlib.sha256(digest)
     sha.update(str(dtype).encode())
     with open_checkpoint(folder) as checkpoint:
         for name in checkpoint.names:

@@ -1,4 +1,4 @@
-"""The decoder against transformers' own models (eager attention), on small random models of every family."""
+"""The decoder against transformers' own models (eager attention), on small random models of every family it takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.models.language_model import Attend
 from engine.models.linear import NARROW_ROWS
 from engine.models.loading import load_decoder
 from engine.models.resolve import resolve_model
-from tests.tiny_models import FAMILIES, tiny_model
+from tests.tiny_models import NATIVE, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -61,7 +61,7 @@ def random_ids(count: int, vocab: int = 400) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 2, NARROW_ROWS, NARROW_ROWS + 1, 150])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NATIVE)
 def test_logits_are_those_of_transformers(family, count):
     decoder, model = pair(tiny_model(family))
     ids = random_ids(count)
@@ -70,7 +70,7 @@ def test_logits_are_those_of_transformers(family, count):
     torch.testing.assert_close(ours, transformers_logits(model, ids), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NATIVE)
 def test_greedy_continuation_is_that_of_transformers(family):
     decoder, model = pair(tiny_model(family))
     prompt, ids = random_ids(30), random_ids(30)
@@ -80,7 +80,7 @@ def test_greedy_continuation_is_that_of_transformers(family):
     assert ids.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NATIVE)
 def test_bfloat16_is_as_near_to_float32_as_that_of_transformers(family):
     ids = random_ids(80)
     exact = transformers_logits(pair(tiny_model(family))[1], ids)

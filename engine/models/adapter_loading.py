@@ -1,0 +1,94 @@
+"""From a folder to a `TransformersModel`: whatever architecture and quantization transformers can load.
+
+Only safetensors, never code from the folder. Knows how transformers fails; knows no architecture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from engine.errors import BrokenModelError, UnsupportedModelError
+from engine.models.adapter import TransformersModel
+from engine.models.loading import weights_fingerprint
+from engine.models.progress import Progress, silent
+
+_VERSION = 1
+"""Counts up when the adapter computes another KV than before."""
+
+
+def load_transformers_model(
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    max_context: int | None = None,
+    progress: Progress | None = None,
+) -> TransformersModel:
+    """Load the model in `folder` with transformers' code and take its attention over.
+
+    Args:
+        dtype: of the weights in memory, but for those that a quantization keeps otherwise.
+        max_context: longest text it will see, tokens; None for the model's own limit.
+        progress: called with a message.
+
+    Raises:
+        UnsupportedModelError: transformers doesn't know the architecture, lacks what it needs to load it, or its
+            attention can't be run by the engine.
+        BrokenModelError: files are damaged or missing.
+    """
+    (progress or silent)("Loading weights with transformers", None)
+    try:
+        with _without_progress_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map={"": device},
+                attn_implementation="eager",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (ImportError, NotImplementedError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnsupportedModelError(f"transformers can't load {folder}: {_first_sentence(error)}") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise BrokenModelError(f"{folder} can't be loaded: {_first_sentence(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BrokenModelError(f"the weights in {folder} lack {', '.join(missing[:3])}", tensors=missing)
+    return TransformersModel(model.eval(), max_context=max_context)
+
+
+def transformers_fingerprint(folder: Path, dtype: torch.dtype) -> bytes:
+    """As `model_fingerprint`, for a model run by transformers: its whole config counts, and whose code runs it."""
+    sha = hashlib.sha256(f"transformers {transformers.__version__} adapter {_VERSION}".encode())
+    sha.update(json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True).encode())
+    return weights_fingerprint(folder, sha.digest(), dtype)
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_sentence(error: Exception) -> str:
+    """transformers adds pages of advice to some errors."""
+    text: Any = str(error).strip() or repr(error)
+    return str(text.splitlines()[0]).split(". ")[0].strip()

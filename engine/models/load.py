@@ -1,0 +1,50 @@
+"""Which code runs a model: the native decoder where it can, transformers' own for everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from engine.errors import UnsupportedModelError
+from engine.models.decoder_config import read_decoder_config
+from engine.models.language_model import LanguageModel
+from engine.models.loading import load_decoder, model_fingerprint
+from engine.models.progress import Progress
+from engine.models.proof import check_moving
+
+
+def load_language_model(
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    max_context: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[LanguageModel, bytes]:
+    """The model in `folder`, with what is proven of it in `exact_only`, and its fingerprint (32 bytes).
+
+    Args:
+        dtype: of the weights in memory.
+        max_context: longest text it will see, tokens; None for the model's own limit.
+        progress: called with a message and the fraction read so far, or None.
+
+    Raises:
+        ModelNotFoundError: no such folder, or no config or safetensors in it.
+        UnsupportedModelError: neither the decoder nor transformers with this engine's attention can run it.
+        BrokenModelError: files are damaged, missing, or don't fit the config.
+    """
+    try:
+        config = read_decoder_config(folder)
+    except UnsupportedModelError:
+        # here, because importing transformers' attention and cache takes a while that the native models can save
+        from engine.models.adapter_loading import load_transformers_model, transformers_fingerprint
+
+        adapted = load_transformers_model(
+            folder, device=device, dtype=dtype, max_context=max_context, progress=progress
+        )
+        return adapted, transformers_fingerprint(folder, dtype)
+    decoder = load_decoder(folder, device=device, dtype=dtype, progress=progress)
+    with torch.inference_mode():
+        decoder.exact_only = check_moving(decoder)
+    return decoder, model_fingerprint(folder, config, dtype)

@@ -1,0 +1,119 @@
+"""What a loaded model has to prove before its KV is trusted, tried on a few dozen tokens in a pool of its own.
+
+That the engine's attention gives what the model's own attention gives; and that KV computed at one place, read at
+another, gives what KV computed there would give. Knows no architecture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from engine.attention.base import AttentionRow
+from engine.attention.torch_attention import TorchAttention
+from engine.hashing import token_array
+from engine.kv.pool import KVPool
+from engine.kv.segment import Segment
+from engine.kv.virtual_block_table import Placement, VirtualBlockTable
+from engine.models.language_model import LanguageModel
+
+_TOKENS = 44
+_FIRST_SLICE = 25
+_BLOCK_SIZE = 16
+_FARTHEST = 1000
+# Relative distance of logits that rounding alone explains; what is really wrong is many times farther off
+_ROUNDING = {torch.float32: 0.01}
+_COARSE_ROUNDING = 0.2
+
+
+def agrees_with(model: LanguageModel, own_logits: Callable[[Tensor], Tensor]) -> bool:
+    """Whether `model`, computing a text in two slices, gives the logits that `own_logits` (ids [T] to [T, vocab]) does.
+
+    Call it in inference mode.
+    """
+    bench = _Bench(model)
+    expected = own_logits(bench.ids)
+    segment, state, slices = bench.segment(0), None, []
+    for count in (_FIRST_SLICE, _TOKENS - _FIRST_SLICE):
+        logits, state = bench.compute(segment, count, bench.table([], 0), state)
+        slices.append(logits)
+    return all(
+        _near(ours, theirs, model.dtype)
+        for ours, theirs in zip(slices, expected.split_with_sizes([len(part) for part in slices]), strict=True)
+    )
+
+
+def check_moving(model: LanguageModel) -> str | None:
+    """None if KV of `model` may be read at another place than it was computed at, otherwise why not.
+
+    A text's KV is computed at position 0 and, with nothing before it, at a position further on. Tokens behind the
+    latter have to give the same logits over either. Call it in inference mode.
+    """
+    bench = _Bench(model)
+    there = min(_FARTHEST, model.max_position // 2)
+    here, there_computed = bench.segment(0), bench.segment(there)
+    bench.compute(here, _FIRST_SLICE, bench.table([], 0))
+    bench.compute(there_computed, _FIRST_SLICE, bench.table([], there))
+    rest = bench.ids[_FIRST_SLICE:]
+    over_moved, over_computed_there = (
+        bench.compute(bench.segment(there + _FIRST_SLICE, rest), len(rest), bench.table([segment], there))[0]
+        for segment in (here, there_computed)
+    )
+    if _near(over_moved, over_computed_there, model.dtype):
+        return None
+    return "in a trial, what it computed at one position did not hold at another"
+
+
+class _Bench:
+    """A model with a small pool and attention of its own, and a text that it knows as little as any other."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.ids = torch.randint(model.vocab_size, (_TOKENS,), generator=generator).to(model.device)
+        heads = [(layer.num_kv_heads, layer.head_dim) for layer in model.layers]
+        blocks = 4 * math.ceil(_TOKENS / _BLOCK_SIZE)
+        pool = KVPool(heads, blocks, _BLOCK_SIZE, dtype=model.dtype, device=model.device)
+        self._model = model
+        self._attention = TorchAttention(pool, model.rotary, model.layers)
+        self._blocks = iter(range(blocks))
+
+    def segment(self, start: int, ids: Tensor | None = None) -> Segment:
+        """An empty segment for `ids` (the whole text by default) that is computed at `start`."""
+        tokens = token_array((self.ids if ids is None else ids).tolist())
+        blocks = [next(self._blocks) for _ in range(math.ceil(len(tokens) / _BLOCK_SIZE))]
+        return Segment(b"", tokens, start, blocks, 0)
+
+    def table(self, segments: list[Segment], start: int) -> VirtualBlockTable:
+        """The segments end to end, the first one standing at `start` with nothing before it."""
+        placements, position = [], 0
+        for segment in segments:
+            placements.append(Placement(segment, position, segment.filled))
+            position += segment.filled
+        table = VirtualBlockTable.build(placements, _BLOCK_SIZE)
+        return replace(table, starts=table.starts + start, deltas=table.deltas + start, tokens=table.tokens + start)
+
+    def compute(
+        self, segment: Segment, count: int, table: VirtualBlockTable, state: object | None = None
+    ) -> tuple[Tensor, object | None]:
+        """The segment's next `count` tokens behind `table`: their logits, and the state behind them."""
+        row = AttentionRow(table, segment, count)
+        ids = torch.tensor(segment.tokens[segment.filled : segment.filled + count].tolist(), device=self._model.device)
+        positions = torch.arange(row.position, row.position + count, device=self._model.device)
+        self._attention.plan([row])
+        hidden, state = self._model.advance(ids, positions, self._attention, state)
+        segment.filled += count
+        return self._model.logits(hidden), state
+
+
+def _near(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits [T, vocab] differ by rounding only.
+
+    What most tokens do decides: in a mixture of experts, rounding sends a token to another expert now and then.
+    """
+    ours, theirs = (logits - logits.mean(-1, keepdim=True) for logits in (ours, theirs))
+    distance = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp_min(1e-20)
+    return float(distance.nan_to_num(torch.inf).median()) <= _ROUNDING.get(dtype, _COARSE_ROUNDING)
