@@ -12,8 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from ctx_lsp import wire
-from ctx_lsp.engine_client import AnswerEnd, EngineClient, EngineLostError, Turn
-from ctx_lsp.protocol import ChatDelta, ChatParams, ChatResult, ChunkPlan, FidelityLabel, Plan, PlanParams, Sampling
+from ctx_lsp.engine_client import AnswerEnd, EngineClient, EngineLostError, Promptness, Turn
+from ctx_lsp.protocol import (
+    ChatDelta,
+    ChatParams,
+    ChatResult,
+    ChunkPlan,
+    DeltaKind,
+    FidelityLabel,
+    Plan,
+    PlanParams,
+    Sampling,
+)
 from ctx_lsp.session import Session
 from ctx_lsp.shelf import encodable
 from engine.config import SamplingParams
@@ -32,23 +42,30 @@ class Conversation:
 
 
 class DeltaStream:
-    """Sends pieces of text, numbered: the first at once, then what has gathered, 30 times a second."""
+    """Sends pieces of text, numbered: the first at once, then what has gathered, 30 times a second, and whenever the
+    kind changes.
+    """
 
     def __init__(self, turn_id: str, send: Callable[[ChatDelta], None]) -> None:
         self._turn_id = turn_id
         self._send = send
         self._seq = 0
         self._gathered: list[str] = []
+        self._kind: DeltaKind = "answer"
         self._timer: asyncio.TimerHandle | None = None
 
-    def put(self, text: str) -> None:
+    def put(self, text: str, kind: DeltaKind = "answer") -> None:
+        if kind != self._kind:
+            self.flush()
+            self._kind = kind
         self._gathered.append(text)
         if self._timer is None:
             self._flush_and_rest()
 
     def flush(self) -> None:
         if self._gathered:
-            self._send(ChatDelta(turn_id=self._turn_id, seq=self._seq, text="".join(self._gathered)))
+            text = "".join(self._gathered)
+            self._send(ChatDelta(turn_id=self._turn_id, seq=self._seq, text=text, kind=self._kind))
             self._seq += 1
             self._gathered.clear()
 
@@ -77,26 +94,26 @@ class Chats:
 
         A turn that is cancelled or fails leaves no trace in the history.
         """
-        sampling = sampling_fields(params.sampling)
+        sampling, promptness = sampling_fields(params.sampling), self._promptness(params)
         with self._running_turn(params.turn_id):
             conversation = self._conversation(params.conversation_id)
             async with conversation.lock, self._session.engine() as client:
                 await self._session.flush(client)
                 question = Message(role="user", content=encodable(params.text))
-                turn = Turn([*conversation.history, question], sampling, params.fidelity)
-                text, end = await self._answer(client, params.turn_id, turn)
-                conversation.history += [question, Message(role="assistant", content=text)]
+                turn = Turn([*conversation.history, question], sampling, promptness)
+                texts, end = await self._answer(client, params.turn_id, turn)
+                conversation.history += [question, Message(role="assistant", content=texts["answer"])]
         if end.output is not None:
-            self._session.context.keep_text(end.output, text)
-        return _result(params, text, end)
+            self._session.context.keep_text(end.output, texts["answer"])
+        return _result(params, texts, end)
 
     async def plan(self, params: PlanParams) -> Plan:
         """What a question would cost if it were asked now."""
-        conversation = self._conversation(params.conversation_id)
+        conversation, promptness = self._conversation(params.conversation_id), self._promptness(params)
         async with self._session.engine() as client:
             await self._session.flush(client)
             question = Message(role="user", content=encodable(params.text))
-            return await self._session.context.plan(client, [*conversation.history, question])
+            return await self._session.context.plan(client, [*conversation.history, question], promptness)
 
     def forget(self, conversation_id: str) -> None:
         """Starts a conversation over; a turn that is running keeps the history it began with."""
@@ -105,17 +122,26 @@ class Chats:
     def forget_all(self) -> None:
         self._conversations.clear()
 
-    async def _answer(self, client: EngineClient, turn_id: str, turn: Turn) -> tuple[str, AnswerEnd]:
+    def _promptness(self, params: ChatParams | PlanParams) -> Promptness:
+        """What the question asks for, else what the options say. Raises WireError."""
+        options = self._session.options
+        budget = options.latency_budget_ms if params.latency_budget_ms is None else params.latency_budget_ms
+        if budget is not None and not budget >= 0:
+            raise wire.WireError(["latencyBudgetMs: expected 0 or more"])
+        return Promptness(params.fidelity or options.fidelity, budget)
+
+    async def _answer(self, client: EngineClient, turn_id: str, turn: Turn) -> tuple[dict[DeltaKind, str], AnswerEnd]:
+        """What was generated, by kind, and how it ended."""
         deltas = DeltaStream(turn_id, self._send)
-        pieces: list[str] = []
+        pieces: dict[DeltaKind, list[str]] = {"answer": [], "reasoning": []}
         try:
             async with aclosing(client.chat(self._session.context.id, turn)) as stream:
                 async for item in stream:
                     if isinstance(item, AnswerEnd):
                         deltas.flush()
-                        return "".join(pieces), item
-                    pieces.append(item)
-                    deltas.put(item)
+                        return {kind: "".join(texts) for kind, texts in pieces.items()}, item
+                    pieces[item.kind].append(item.text)
+                    deltas.put(item.text, item.kind)
         finally:
             deltas.close()
         raise EngineLostError("the engine ended the answer without saying why")
@@ -151,11 +177,12 @@ def worst_fidelity(chunks: tuple[ChunkPlan, ...]) -> FidelityLabel:
     return max((chunk.fidelity for chunk in chunks), key=order.index, default="exact")
 
 
-def _result(params: ChatParams, text: str, end: AnswerEnd) -> ChatResult:
+def _result(params: ChatParams, texts: dict[DeltaKind, str], end: AnswerEnd) -> ChatResult:
     return ChatResult(
         turn_id=params.turn_id,
         conversation_id=params.conversation_id,
-        text=text,
+        text=texts["answer"],
+        reasoning=texts["reasoning"],
         stop_reason=end.stop_reason,
         usage=end.usage,
         timing=end.timing,

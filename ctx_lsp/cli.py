@@ -17,7 +17,18 @@ from ctx_lsp import __version__
 EXIT_USAGE = 2
 
 # InitializationOptions that are also options of `chat`.
-_ENGINE_OPTIONS = ("model", "device", "dtype", "max_context", "kv_cache_tokens", "threads", "instructions")
+_SERVER_OPTIONS = (
+    "model",
+    "device",
+    "dtype",
+    "max_context",
+    "kv_cache_tokens",
+    "threads",
+    "instructions",
+    "order",
+    "fidelity",
+    "latency_budget_ms",
+)
 _SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "max_tokens", "seed")
 
 
@@ -80,6 +91,7 @@ def _add_chat(commands: Any) -> None:
     chat.add_argument("--no-files", action="store_true", help="without FILES: load nothing")
     _add_question(chat.add_argument_group("one question"))
     _add_model(chat.add_argument_group("model"))
+    _add_context(chat.add_argument_group("context"))
     _add_sampling(chat.add_argument_group("answers"))
     chat.add_argument("--server", metavar="COMMAND", help="start this language server instead of `ctx-lsp serve`")
 
@@ -99,13 +111,38 @@ def _add_model(group: Any) -> None:
     group.add_argument("--instructions", metavar="TEXT", help="the system message before the files")
 
 
+def _add_context(group: Any) -> None:
+    group.add_argument(
+        "--fidelity",
+        choices=("exact", "auto", "instant"),
+        help="exact: compute anew what stands behind a change; instant: take what is there; "
+        "auto (default): exact where it costs little",
+    )
+    group.add_argument(
+        "--latency-budget",
+        dest="latency_budget_ms",
+        type=_milliseconds,
+        metavar="MS",
+        help="what auto may spend on exact KV before the first token",
+    )
+    group.add_argument(
+        "--order", choices=("recency", "fixed"), help="an edited file goes to the end (default), or stays where it is"
+    )
+
+
 def _add_sampling(group: Any) -> None:
-    group.add_argument("--fidelity", choices=("exact", "instant"), default="exact", help="how current the context is")
     group.add_argument("--temperature", type=float, metavar="T", help="0 (default) is greedy")
     group.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens")
     group.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens that make up P")
     group.add_argument("--max-tokens", type=_positive, metavar="N", help="longest answer")
     group.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+
+
+def _milliseconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return number
 
 
 def _positive(text: str) -> int:
@@ -142,7 +179,7 @@ def _chat_options(arguments: argparse.Namespace) -> Any:
     workspace = Path(arguments.workspace).expanduser().resolve()
     if not workspace.is_dir():
         raise ValueError(f"no such folder: {arguments.workspace}")
-    chosen = {name: getattr(arguments, name) for name in _ENGINE_OPTIONS if getattr(arguments, name) is not None}
+    chosen = {name: getattr(arguments, name) for name in _SERVER_OPTIONS if getattr(arguments, name) is not None}
     if "model" in chosen:
         chosen["model"] = _model(chosen["model"])
     command = tuple(shlex.split(arguments.server)) if arguments.server else SERVE_COMMAND
@@ -152,7 +189,6 @@ def _chat_options(arguments: argparse.Namespace) -> Any:
         discover=not (arguments.files or arguments.no_files),
         question=question,
         as_json=arguments.json,
-        fidelity=arguments.fidelity,
         sampling=Sampling(**{name: getattr(arguments, name) for name in _SAMPLING_OPTIONS}),
     )
 

@@ -42,6 +42,8 @@ class Commands:
             protocol.CONTEXT_COMMAND: self.context,
             protocol.ACTIVATE_COMMAND: self.activate,
             protocol.DEACTIVATE_COMMAND: self.deactivate,
+            protocol.PIN_COMMAND: self.pin,
+            protocol.UNPIN_COMMAND: self.unpin,
             protocol.POPULATE_COMMAND: self.populate,
             protocol.COMPOSE_COMMAND: self.compose,
             protocol.TAG_COMMAND: self.tag,
@@ -66,10 +68,16 @@ class Commands:
     async def deactivate(self, params: RefsParams) -> CommandResult:
         return await self._switch(params.refs, active=False)
 
+    async def pin(self, params: RefsParams) -> CommandResult:
+        return await self._pin(params.refs, pinned=True)
+
+    async def unpin(self, params: RefsParams) -> CommandResult:
+        return await self._pin(params.refs, pinned=False)
+
     async def populate(self, params: PopulateParams) -> CommandResult:
         async with self._engine() as client:
             plan = await self._session.context.populate(client, params.refs or None)
-        return CommandResult(markdown=markdown.plan(plan), data=plan)
+        return CommandResult(markdown=markdown.populating(plan), data=plan)
 
     async def compose(self, params: ComposeParams) -> CommandResult:
         async with self._engine() as client:
@@ -110,6 +118,11 @@ class Commands:
             chunks = await self._session.context.set_active(client, refs, active)
             await self._session.warm(client)
         return CommandResult(markdown=markdown.switched(chunks, active), data=ChunkList(chunks=chunks))
+
+    async def _pin(self, refs: Sequence[str], *, pinned: bool) -> CommandResult:
+        async with self._engine() as client:
+            chunks = await self._session.context.set_pinned(client, refs, pinned)
+        return CommandResult(markdown=markdown.pinned(chunks, pinned), data=ChunkList(chunks=chunks))
 
     @asynccontextmanager
     async def _engine(self) -> Any:

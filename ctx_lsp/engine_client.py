@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -16,13 +16,25 @@ import httpx
 
 from ctx_lsp import wire
 from ctx_lsp.engine_events import SseEvent, read_events
-from ctx_lsp.protocol import ChunkInfo, ChunkPlan, ChunksResult, Fidelity, Plan, StopReason, Timing, Usage
+from ctx_lsp.protocol import (
+    ChunkInfo,
+    ChunkPlan,
+    ChunksResult,
+    DeltaKind,
+    Fidelity,
+    Order,
+    Plan,
+    StopReason,
+    Timing,
+    Usage,
+)
 from engine.errors import EngineBusyError, EngineError
 from engine.types import Message
 
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 5.0
+_DELTA_FIELDS: dict[str, DeltaKind] = {"reasoning_content": "reasoning", "content": "answer"}
 _HEARTBEAT_SECONDS = 60.0  # of silence on the event stream; the engine sends a comment every 15
 
 
@@ -44,7 +56,10 @@ class RemoteEngineError(EngineError):
 
 @dataclass(frozen=True)
 class Health:
-    """What an engine says of itself; `status` is ``loading``, ``ready``, ``failed`` or ``stopped``."""
+    """What an engine says of itself; `status` is ``loading``, ``ready``, ``failed`` or ``stopped``.
+
+    `exact_only` says why all questions are answered as ``exact``, where they are.
+    """
 
     status: str
     message: str
@@ -52,6 +67,20 @@ class Health:
     model: str
     device: str | None
     max_context: int | None
+    exact_only: str | None
+
+
+@dataclass(frozen=True)
+class Promptness:
+    """How exact a question wants its context, and what it would spend on that; None takes the engine's own budget."""
+
+    fidelity: Fidelity
+    latency_budget_ms: float | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """As a request has them."""
+        budget = {} if self.latency_budget_ms is None else {"latency_budget_ms": self.latency_budget_ms}
+        return {"fidelity": self.fidelity, **budget}
 
 
 @dataclass(frozen=True)
@@ -60,7 +89,15 @@ class Turn:
 
     messages: Sequence[Message]
     sampling: dict[str, Any]
-    fidelity: Fidelity
+    promptness: Promptness
+
+
+@dataclass(frozen=True)
+class AnswerPiece:
+    """Some of what is generated: of the answer, or of the thoughts before it."""
+
+    text: str
+    kind: DeltaKind
 
 
 @dataclass(frozen=True)
@@ -91,13 +128,12 @@ class EngineClient:
 
     async def health(self) -> Health:
         body = await self._call("GET", "/health")
-        values = (body.get(name) for name in ("status", "message", "progress", "model", "device", "max_context"))
-        return Health(*values)
+        return Health(**{field.name: body.get(field.name) for field in fields(Health)})
 
     # -- contexts --------------------------------------------------------------------------------------------------
 
-    async def create_context(self, context: str, instructions: str | None) -> ChunksResult:
-        body = {} if instructions is None else {"instructions": instructions}
+    async def create_context(self, context: str, instructions: str | None, order: Order) -> ChunksResult:
+        body = {"order": order} | ({} if instructions is None else {"instructions": instructions})
         return _read(await self._call("PUT", _path(context), body), ChunksResult)
 
     async def describe_context(self, context: str) -> ChunksResult:
@@ -115,7 +151,12 @@ class EngineClient:
         await self._call("POST", _path(context, "remove_source"), {"source": source})
 
     async def set_active(self, context: str, refs: Sequence[str], active: bool) -> tuple[ChunkInfo, ...]:
-        action = "activate" if active else "deactivate"
+        return await self._change(context, "activate" if active else "deactivate", refs)
+
+    async def set_pinned(self, context: str, refs: Sequence[str], pinned: bool) -> tuple[ChunkInfo, ...]:
+        return await self._change(context, "pin" if pinned else "unpin", refs)
+
+    async def _change(self, context: str, action: str, refs: Sequence[str]) -> tuple[ChunkInfo, ...]:
         body = await self._call("POST", _path(context, action), {"refs": list(refs)})
         return tuple(_read(chunk, ChunkInfo) for chunk in body["chunks"])
 
@@ -140,18 +181,19 @@ class EngineClient:
         body = {} if refs is None else {"refs": list(refs)}
         return _read(await self._call("POST", _path(context, "populate"), body), Plan)
 
-    async def plan(self, context: str, messages: Sequence[Message]) -> Plan:
-        return _read(await self._call("POST", _path(context, "plan"), {"messages": list(messages)}), Plan)
+    async def plan(self, context: str, messages: Sequence[Message], promptness: Promptness) -> Plan:
+        body = {"messages": list(messages), **promptness.fields()}
+        return _read(await self._call("POST", _path(context, "plan"), body), Plan)
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
-    async def chat(self, context: str, turn: Turn) -> AsyncGenerator[str | AnswerEnd, None]:
-        """The answer's text piece by piece, then one AnswerEnd."""
+    async def chat(self, context: str, turn: Turn) -> AsyncGenerator[AnswerPiece | AnswerEnd, None]:
+        """What is generated piece by piece, then one AnswerEnd."""
         body = {
             "messages": list(turn.messages),
             "stream": True,
             "context": context,
-            "fidelity": turn.fidelity,
+            **turn.promptness.fields(),
             **turn.sampling,
         }
         async with self._stream("POST", "/v1/chat/completions", body) as response:
@@ -235,22 +277,24 @@ def _remote_error(body: Any, fallback: str) -> EngineError:
     return RemoteEngineError(str(code), str(message), data if isinstance(data, dict) else None)
 
 
-def _answer_items(chunk: dict[str, Any]) -> list[str | AnswerEnd]:
+def _answer_items(chunk: dict[str, Any]) -> list[AnswerPiece | AnswerEnd]:
     """What one chunk of OpenAI's stream says."""
     if "error" in chunk:
         raise _remote_error(chunk, "the engine failed")
-    texts = (choice.get("delta", {}).get("content") for choice in chunk.get("choices", ()))
-    items: list[str | AnswerEnd] = [text for text in texts if text]
+    items: list[AnswerPiece | AnswerEnd] = []
+    for choice in chunk.get("choices", ()):
+        delta = choice.get("delta", {})
+        items += [AnswerPiece(delta[name], kind) for name, kind in _DELTA_FIELDS.items() if delta.get(name)]
     if "ctx" in chunk:
         items.append(_answer_end(chunk["ctx"]))
     return items
 
 
-def _answer_end(fields: dict[str, Any]) -> AnswerEnd:
+def _answer_end(ctx: dict[str, Any]) -> AnswerEnd:
     return AnswerEnd(
-        stop_reason=fields["stop_reason"],
-        usage=_read(fields["usage"], Usage),
-        timing=_read(fields["timing"], Timing),
-        chunks=tuple(_read(chunk, ChunkPlan) for chunk in fields["chunks"]),
-        output=fields["output"],
+        stop_reason=ctx["stop_reason"],
+        usage=_read(ctx["usage"], Usage),
+        timing=_read(ctx["timing"], Timing),
+        chunks=tuple(_read(chunk, ChunkPlan) for chunk in ctx["chunks"]),
+        output=ctx["output"],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from ctx_lsp.protocol import ChunkInfo, ChunksResult, LoadResult, Plan, SlashUsage
 
@@ -20,11 +20,12 @@ def chunk_table(chunks: Sequence[ChunkInfo]) -> str:
             _escape(_title(chunk)),
             f"{chunk.tokens:,}",
             _warmth(chunk),
+            "pinned" if chunk.pinned else "",
             _escape(" ".join(f"#{tag}" for tag in chunk.tags)),
         )
         for chunk in chunks
     )
-    return _table(("", "hash", "chunk", "tokens", "warm", "tags"), rows)
+    return _table(("", "hash", "chunk", "tokens", "warm", "order", "tags"), rows)
 
 
 def context(result: ChunksResult) -> str:
@@ -43,21 +44,48 @@ def load(result: LoadResult) -> str:
     return "\n\n".join(parts) or "Nothing to load."
 
 
-def plan(result: Plan) -> str:
-    summary = (
-        f"The prompt has {result.tokens:,} of {result.limit:,} tokens: "
-        f"{result.reused:,} are warm, {result.prefill:,} have to be computed."
+def plan(result: Plan, pinned: Set[str] = frozenset()) -> str:
+    """`pinned`: hashes of the chunks that keep their places."""
+    seconds = result.time_to_first_token
+    wait = "" if seconds is None else f", its first token in about {seconds:.1f} s"
+    summary = f"{_cost(result)} The answer would be **{result.mode}**{wait}."
+    return f"{summary}\n\n{_plan_table(result, pinned)}" if result.chunks else summary
+
+
+def populating(result: Plan) -> str:
+    """What background prefill begins with."""
+    return f"{_cost(result)}\n\n{_plan_table(result)}" if result.chunks else _cost(result)
+
+
+def _cost(plan: Plan) -> str:
+    return (
+        f"The prompt has {plan.tokens:,} of {plan.limit:,} tokens: "
+        f"{plan.reused:,} are warm, {plan.prefill:,} have to be computed."
     )
+
+
+def _plan_table(plan: Plan, pinned: Set[str] = frozenset()) -> str:
     rows = (
-        (_escape(chunk.name), f"{chunk.tokens:,}", f"{chunk.reused:,}", f"{chunk.prefill:,}", chunk.fidelity)
-        for chunk in result.chunks
+        (
+            _escape(chunk.name),
+            f"{chunk.tokens:,}",
+            f"{chunk.reused:,}",
+            f"{chunk.prefill:,}",
+            chunk.fidelity,
+            "pinned" if chunk.hash in pinned else "",
+        )
+        for chunk in plan.chunks
     )
-    table = _table(("chunk", "tokens", "reused", "prefill", "fidelity"), rows)
-    return f"{summary}\n\n{table}" if result.chunks else summary
+    return _table(("chunk", "tokens", "reused", "prefill", "fidelity", "order"), rows)
 
 
 def switched(chunks: Sequence[ChunkInfo], active: bool) -> str:
     word = "Activated" if active else "Deactivated"
+    return f"{word} {_count(len(chunks), 'chunk')}.\n\n{chunk_table(chunks)}"
+
+
+def pinned(chunks: Sequence[ChunkInfo], keeps: bool) -> str:
+    word = "Pinned" if keeps else "Unpinned"
     return f"{word} {_count(len(chunks), 'chunk')}.\n\n{chunk_table(chunks)}"
 
 

@@ -33,6 +33,8 @@ def parse_options(value: Any) -> ParsedOptions:
     warnings = (f"ignoring unknown initializationOptions: {', '.join(unknown)}",) if unknown else ()
     if options.debounce_ms < 0:
         raise wire.WireError(["debounceMs: expected 0 or more"])
+    if options.latency_budget_ms is not None and not options.latency_budget_ms >= 0:
+        raise wire.WireError(["latencyBudgetMs: expected 0 or more"])
     engine_config(options)
     return ParsedOptions(options, warnings)
 

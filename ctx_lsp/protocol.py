@@ -21,13 +21,17 @@ REQUEST_CANCELLED = -32800
 
 DEFAULT_CONVERSATION = "default"
 
-Fidelity = Literal["exact", "instant"]
+Fidelity = Literal["exact", "auto", "instant"]
 FidelityLabel = Literal["exact", "near", "anchored", "cold"]
 ChunkKind = Literal["file", "selection", "output", "composition"]
 StopReason = Literal["stop", "length", "cancelled"]
 ServerState = Literal["starting", "loading", "ready", "failed", "stopped"]
 ClearScope = Literal["all", "outputs", "conversation"]
 DocumentMode = Literal["open", "manual"]
+Order = Literal["recency", "fixed"]
+DeltaKind = Literal["answer", "reasoning"]
+PlanMode = Literal["exact", "instant"]
+PopulatePhase = Literal["populate", "refine"]
 
 
 @frozen(kw_only=True)
@@ -44,6 +48,9 @@ class InitializationOptions:
     instructions: str | None = None  # the system message that stands before the chunks
     debounce_ms: int = 300  # how long a document must rest before its text goes to the engine
     documents: DocumentMode = "open"  # whether opened documents become chunks by themselves
+    order: Order = "recency"  # where an edited chunk goes: to the end, or nowhere
+    fidelity: Fidelity = "auto"  # of questions that don't say
+    latency_budget_ms: float | None = None  # what `auto` may spend on exact KV; null takes the engine's own
 
 
 @frozen(kw_only=True)
@@ -67,12 +74,16 @@ class Sampling:
 
 @frozen(kw_only=True)
 class Usage:
-    """Tokens of one answer: `prompt_tokens` = `reused_tokens` + `prefilled_tokens`."""
+    """Tokens of one answer: `prompt_tokens` = `reused_tokens` + `prefilled_tokens`.
+
+    `completion_tokens` are all that were generated, the `reasoning_tokens` of what the model thought among them.
+    """
 
     prompt_tokens: int
     reused_tokens: int
     prefilled_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0
 
 
 @frozen(kw_only=True)
@@ -87,7 +98,9 @@ class Timing:
 
 @frozen(kw_only=True)
 class ChunkInfo:
-    """One chunk of the context. `warm_tokens` of its `tokens` have KV that a question asked now could use."""
+    """One chunk of the context. `warm_tokens` of its `tokens` have KV that a question asked now could use; a `pinned`
+    one keeps its place in the order when it is edited.
+    """
 
     hash: str
     kind: ChunkKind
@@ -99,6 +112,7 @@ class ChunkInfo:
     tokens: int
     warm_tokens: int
     fidelity: FidelityLabel
+    pinned: bool
 
 
 @frozen(kw_only=True)
@@ -115,33 +129,46 @@ class ChunkPlan:
 
 @frozen(kw_only=True)
 class Plan:
-    """What a question would cost if it were asked now, in tokens; `chunks` in prompt order."""
+    """What a question would cost if it were asked now, in tokens; `chunks` in prompt order.
+
+    `mode` is how it would be answered; `time_to_first_token` is predicted, in seconds, and null before anything was
+    measured.
+    """
 
     tokens: int
     reused: int
     prefill: int
     limit: int
     chunks: tuple[ChunkPlan, ...]
+    mode: PlanMode
+    time_to_first_token: float | None
 
 
 @frozen(kw_only=True)
 class ChatParams:
-    """A turn. `turn_id` is chosen by the client and keys the deltas; it must not name a turn that is still running."""
+    """A turn. `turn_id` is chosen by the client and keys the deltas; it must not name a turn that is still running.
+
+    `fidelity` and `latency_budget_ms` take the options of the same names unless they are given.
+    """
 
     turn_id: str
     text: str
     conversation_id: str = DEFAULT_CONVERSATION
-    fidelity: Fidelity = "exact"
+    fidelity: Fidelity | None = None
+    latency_budget_ms: float | None = None
     sampling: Sampling | None = None
 
 
 @frozen(kw_only=True)
 class ChatDelta:
-    """A piece of the answer. `seq` counts from 0 without gaps; the pieces joined are the answer's text."""
+    """A piece of what is generated. `seq` counts from 0 without gaps; the pieces of kind ``answer`` joined are the
+    answer's text, those of kind ``reasoning`` what the model thought before it.
+    """
 
     turn_id: str
     seq: int
     text: str
+    kind: DeltaKind = "answer"
 
 
 @frozen(kw_only=True)
@@ -151,6 +178,7 @@ class ChatResult:
     turn_id: str
     conversation_id: str
     text: str
+    reasoning: str = ""  # what the model thought before it answered; no part of the text
     stop_reason: StopReason
     usage: Usage
     timing: Timing
@@ -178,10 +206,13 @@ class ChunksDidChange:
 
 @frozen(kw_only=True)
 class PopulateState:
-    """How far background prefill has come, in tokens of the active composition."""
+    """How far background prefill has come, in tokens of the active composition. It is in the phase ``populate`` while
+    chunks still lack KV, and in ``refine`` while near KV is replaced by exact.
+    """
 
     done: int
     total: int
+    phase: PopulatePhase = "populate"
 
 
 @frozen(kw_only=True)
@@ -202,10 +233,12 @@ class Status:
 
 @frozen(kw_only=True)
 class PlanParams:
-    """The question that would be asked, in the conversation it would be asked in."""
+    """The question that would be asked, in the conversation and as it would be asked."""
 
     text: str
     conversation_id: str = DEFAULT_CONVERSATION
+    fidelity: Fidelity | None = None
+    latency_budget_ms: float | None = None
 
 
 @frozen(kw_only=True)
@@ -345,6 +378,8 @@ LOAD_COMMAND = "ctx.load"
 CONTEXT_COMMAND = "ctx.context"
 ACTIVATE_COMMAND = "ctx.activate"
 DEACTIVATE_COMMAND = "ctx.deactivate"
+PIN_COMMAND = "ctx.pin"
+UNPIN_COMMAND = "ctx.unpin"
 POPULATE_COMMAND = "ctx.populate"
 COMPOSE_COMMAND = "ctx.compose"
 TAG_COMMAND = "ctx.tag"
@@ -385,6 +420,8 @@ METHODS: dict[str, Method] = {
         _command(CONTEXT_COMMAND, NoParams, ChunksResult),
         _command(ACTIVATE_COMMAND, RefsParams, ChunkList),
         _command(DEACTIVATE_COMMAND, RefsParams, ChunkList),
+        _command(PIN_COMMAND, RefsParams, ChunkList),
+        _command(UNPIN_COMMAND, RefsParams, ChunkList),
         _command(POPULATE_COMMAND, PopulateParams, Plan),
         _command(COMPOSE_COMMAND, ComposeParams, ChunkInfo),
         _command(TAG_COMMAND, TagParams, ChunkList),

@@ -9,8 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from ctx_lsp.engine_client import EngineClient
-from ctx_lsp.protocol import ChunkInfo, ChunksResult, Plan
+from ctx_lsp.engine_client import EngineClient, Promptness
+from ctx_lsp.protocol import ChunkInfo, ChunksResult, Order, Plan
 from engine.errors import EngineError, UnknownChunkError
 from engine.types import Message
 
@@ -31,11 +31,14 @@ class RemoteContext:
         sources: of the chunks as they are now, which `state` may not show yet.
     """
 
-    def __init__(self, id: str, instructions: str | None, on_change: Callable[[ChunksResult], None]) -> None:
+    def __init__(
+        self, id: str, instructions: str | None, order: Order, on_change: Callable[[ChunksResult], None]
+    ) -> None:
         self.id = id
         self.state = ChunksResult(chunks=(), active_tokens=0, limit=0)
         self.sources: set[str] = set()
         self._instructions = instructions
+        self._order = order
         self._on_change = on_change
         self._texts: dict[str, str] = {}
         self._lock = asyncio.Lock()
@@ -45,7 +48,7 @@ class RemoteContext:
     async def attach(self, client: EngineClient) -> None:
         """Creates the context; where the engine doesn't have it any more, fills it with what it held before."""
         async with self._lock:
-            state = await client.create_context(self.id, self._instructions)
+            state = await client.create_context(self.id, self._instructions, self._order)
             if not state.chunks:
                 await self._rebuild(client)
             await self._refresh(client)
@@ -98,6 +101,12 @@ class RemoteContext:
             await self._refresh(client)
             return chunks
 
+    async def set_pinned(self, client: EngineClient, refs: Sequence[str], pinned: bool) -> tuple[ChunkInfo, ...]:
+        async with self._lock:
+            chunks = await client.set_pinned(self.id, self.expand(refs), pinned)
+            await self._refresh(client)
+            return chunks
+
     async def compose(self, client: EngineClient, refs: Sequence[str], name: str) -> ChunkInfo:
         async with self._lock:
             chunk = await client.compose(self.id, self.expand(refs), name)
@@ -133,8 +142,8 @@ class RemoteContext:
     async def populate(self, client: EngineClient, refs: Sequence[str] | None = None) -> Plan:
         return await client.populate(self.id, None if refs is None else self.expand(refs))
 
-    async def plan(self, client: EngineClient, messages: Sequence[Message]) -> Plan:
-        return await client.plan(self.id, messages)
+    async def plan(self, client: EngineClient, messages: Sequence[Message], promptness: Promptness) -> Plan:
+        return await client.plan(self.id, messages, promptness)
 
     # -- inside the lock -------------------------------------------------------------------------------------------
 
@@ -148,7 +157,7 @@ class RemoteContext:
         return self.state
 
     async def _rebuild(self, client: EngineClient) -> None:
-        """Chunks first, then the compositions that are made of them, each put where it was."""
+        """Chunks first, then the compositions that are made of them, each put where it was, then what is pinned."""
         compositions = [(at, chunk) for at, chunk in enumerate(self.state.chunks) if chunk.kind == _COMPOSITION]
         for chunk in self.state.chunks:
             text = self._texts.get(chunk.hash)
@@ -159,6 +168,14 @@ class RemoteContext:
                 await self._rebuild_composition(client, chunk, position)
             except EngineError as error:
                 logger.warning("the composition %s is lost: %s", chunk.name, error.message)
+        await self._pin_again(client, {chunk.hash for chunk in self.state.chunks if chunk.pinned})
+
+    async def _pin_again(self, client: EngineClient, hashes: set[str]) -> None:
+        """Of what could be rebuilt; nothing else would be known there."""
+        chunks = (await client.describe_context(self.id)).chunks if hashes else ()
+        known = [chunk.hash for chunk in chunks if chunk.hash in hashes]
+        if known:
+            await client.set_pinned(self.id, known, True)
 
     async def _rebuild_chunk(self, client: EngineClient, chunk: ChunkInfo, text: str) -> None:
         for source in chunk.sources:

@@ -122,7 +122,8 @@ class Server:
             return CommandResult(markdown=markdown.usages(usages), data=HelpResult(commands=usages))
         if call.target == protocol.PLAN:
             plan = await self.chats.plan(call.params)
-            return CommandResult(markdown=markdown.plan(plan), data=plan)
+            pinned = {chunk.hash for chunk in self.session.context.state.chunks if chunk.pinned}
+            return CommandResult(markdown=markdown.plan(plan, pinned), data=plan)
         return await self._command(call.target, call.params)
 
     async def _slash_complete(self, params: protocol.SlashCompleteParams) -> SlashCompleteResult:

@@ -17,6 +17,7 @@ from typing import Any
 
 from lsprotocol import types
 
+from ctx_lsp import wire
 from ctx_lsp.documents import Documents
 from ctx_lsp.editor import Editor
 from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
@@ -24,7 +25,7 @@ from ctx_lsp.engine_events import SseEvent
 from ctx_lsp.engine_link import EngineLink, LinkEvents
 from ctx_lsp.engine_process import EngineProcess
 from ctx_lsp.options import engine_config, parse_options
-from ctx_lsp.protocol import ChunksResult, ServerState
+from ctx_lsp.protocol import ChunksResult, PopulateState, ServerState
 from ctx_lsp.remote_context import RemoteContext
 from ctx_lsp.shelf import EngineShelf
 from ctx_lsp.sources import SourceNames
@@ -53,7 +54,9 @@ class Session:
         self.documents = Documents(self.sources, self.options.documents, self.options.debounce_ms / 1000, encoding)
         config = engine_config(self.options)
         self.status = StatusBoard(editor, config.model)
-        self.context = RemoteContext(_context_id(folders), self.options.instructions, self._on_chunks)
+        self.context = RemoteContext(
+            _context_id(folders), self.options.instructions, self.options.order, self._on_chunks
+        )
         self._process = EngineProcess(config, self.options.idle_timeout)
         events = LinkEvents(self._on_state, self._on_attach, self._on_event)
         self.link = EngineLink(self._process, self.context.id, events)
@@ -109,7 +112,7 @@ class Session:
             self._complain(error.message)
 
     def _complain(self, message: str | None) -> None:
-        """What keeps a ready engine from prefilling ahead, shown as long as it does."""
+        """What a ready engine can't do, shown until it could prefill ahead (once, where it can't help it)."""
         self._complaint = message
         if self.status.status.state == "ready":
             self.status.update(message=message or "ready")
@@ -173,9 +176,9 @@ class Session:
             changes |= {"model": health.model, "device": health.device}
         self.status.update(**changes)
         if state == "ready":
-            self._complain(self._complaint)
+            self._complain(self._complaint or (health.exact_only if health is not None else None))
         else:
-            self.status.show_populate(0, 0)
+            self.status.show_populate(None)
         if state == "stopped" and not self._closing:
             self.editor.log(message, types.MessageType.Warning)
 
@@ -189,10 +192,9 @@ class Session:
         if event.name == "chunks_changed":
             self._stale.set()
         elif event.name == "populate_progress":
-            data = json.loads(event.data)
-            self.status.show_populate(data["done"], data["total"])
+            self.status.show_populate(wire.from_engine(json.loads(event.data), PopulateState))
         elif event.name == "populate_failed":
-            self.status.show_populate(0, 0)
+            self.status.show_populate(None)
             self._complain(json.loads(event.data)["message"])
 
     def _on_chunks(self, state: ChunksResult) -> None:

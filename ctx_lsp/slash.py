@@ -101,6 +101,8 @@ COMMANDS: dict[str, SlashCommand] = {
         SlashCommand("/context", "", "show the chunks", "", 0, protocol.CONTEXT_COMMAND, lambda _, __, ___: NoParams()),
         _refs("/activate", "take chunks into the prompt", protocol.ACTIVATE_COMMAND),
         _refs("/deactivate", "leave chunks out of the prompt, their KV is kept", protocol.DEACTIVATE_COMMAND),
+        _refs("/pin", "let chunks keep their places when they are edited", protocol.PIN_COMMAND),
+        _refs("/unpin", "let chunks go to the end when they are edited", protocol.UNPIN_COMMAND),
         SlashCommand(
             "/populate",
             "[CHUNK…]",
@@ -196,7 +198,7 @@ def refs_of(chunks: Sequence[ChunkInfo]) -> dict[str, str]:
     """Everything that can stand for chunks, and what it stands for."""
     refs: dict[str, str] = {}
     for chunk in chunks:
-        state = "active" if chunk.active else "inactive"
+        state = ("active" if chunk.active else "inactive") + (", pinned" if chunk.pinned else "")
         for name in chunk.sources or (chunk.name,):
             refs[name] = f"{chunk.hash[:8]}, {chunk.tokens:,} tokens, {state}"
     for tag in sorted({tag for chunk in chunks for tag in chunk.tags}):

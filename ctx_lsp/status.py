@@ -14,7 +14,7 @@ import attrs
 
 from ctx_lsp import protocol
 from ctx_lsp.editor import Editor, ProgressBar
-from ctx_lsp.protocol import ChunksDidChange, PopulateState, Status
+from ctx_lsp.protocol import ChunksDidChange, PopulatePhase, PopulateState, Status
 
 T = TypeVar("T")
 _QUIET_SECONDS = 0.1
@@ -53,7 +53,10 @@ class StatusBoard:
         self._announcement: Announcement[Status] = Announcement(partial(editor.notify, protocol.STATUS_DID_CHANGE))
         self._chunks: Announcement[ChunksDidChange] = Announcement(partial(editor.notify, protocol.CHUNKS_DID_CHANGE))
         self._loading = ProgressBar(editor, "Starting the engine")
-        self._reading = ProgressBar(editor, "Reading files")
+        self._bars: dict[PopulatePhase, ProgressBar] = {
+            "populate": ProgressBar(editor, "Reading files"),
+            "refine": ProgressBar(editor, "Refining"),
+        }
 
     @property
     def status(self) -> Status:
@@ -67,13 +70,15 @@ class StatusBoard:
         self._announcement.put(status)
         self._show_loading(status)
 
-    def show_populate(self, done: int, total: int) -> None:
-        busy = done < total
-        self.update(populate=PopulateState(done=done, total=total) if busy else None)
-        if busy:
-            self._reading.show(f"{done:,} of {total:,} tokens", done / total)
-        else:
-            self._reading.done()
+    def show_populate(self, state: PopulateState | None) -> None:
+        """None, or a state in which all is done, says that nothing goes on."""
+        busy = state if state is not None and state.done < state.total else None
+        self.update(populate=busy)
+        for phase, bar in self._bars.items():
+            if busy is not None and busy.phase == phase:
+                bar.show(f"{busy.done:,} of {busy.total:,} tokens", busy.done / busy.total)
+            else:
+                bar.done()
 
     def chunks_changed(self, active_tokens: int, limit: int) -> None:
         self.update(active_tokens=active_tokens, limit=limit)

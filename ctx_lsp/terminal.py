@@ -6,6 +6,7 @@ Reads a line, sends it as a question or a slash command, shows what comes back. 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from ctx_lsp.terminal_once import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ask_on
 from ctx_lsp.terminal_options import ChatOptions
 from ctx_lsp.terminal_progress import ProgressView
 from ctx_lsp.terminal_prompt import InterruptedByUser, Prompt
-from ctx_lsp.terminal_render import figures, load_summary, short_path, skipped_lines
+from ctx_lsp.terminal_render import figures, load_summary, ready_notice, short_path, skipped_lines
 from ctx_lsp.terminal_session import Notice, Session
 from ctx_lsp.wire import WireError
 
@@ -112,6 +113,8 @@ class Conversation:
             self._screen.complain(error.message)
         else:
             self._screen.say(load_summary(loaded, self._session.status))
+            if (notice := ready_notice(self._session.status)) is not None:
+                self._screen.warn(notice)
             for line in skipped_lines(loaded.skipped) if self._options.files else ():
                 self._screen.warn(line)
         self._screen.say(f"[dim]{HINT}[/dim]\n")
@@ -141,11 +144,9 @@ class Conversation:
     async def _ask(self, text: str) -> None:
         self._screen.say("")
         with ProgressView(self._screen.err, "Thinking") as view:
-            answer = AnswerWriter(view)
+            answer = AnswerWriter(view, thoughts=sys.stdout)
             self._session.on_step = view.show
-            asking = self._session.ask(
-                text, answer.write, fidelity=self._options.fidelity, sampling=self._options.sampling
-            )
+            asking = self._session.ask(text, answer.write, sampling=self._options.sampling)
             try:
                 result: ChatResult = await self._prompt.interruptible(asking)
             finally:

@@ -87,11 +87,9 @@ async def _slash(session: Session, options: ChatOptions, view: ProgressView) -> 
 
 async def _answer(session: Session, options: ChatOptions, view: ProgressView) -> protocol.ChatResult:
     assert options.question is not None
-    writer = AnswerWriter(view)
+    writer = AnswerWriter(view, thoughts=sys.stderr if sys.stderr.isatty() else None)
     on_delta = _ignore if options.as_json else writer.write
-    asking = asyncio.ensure_future(
-        session.ask(options.question, on_delta, fidelity=options.fidelity, sampling=options.sampling)
-    )
+    asking = asyncio.ensure_future(session.ask(options.question, on_delta, sampling=options.sampling))
     writer.on_broken = asking.cancel
     try:
         return await asking
@@ -104,7 +102,7 @@ async def _answer(session: Session, options: ChatOptions, view: ProgressView) ->
             writer.finish()
 
 
-def _ignore(_: str) -> None:
+def _ignore(_: str, __: protocol.DeltaKind) -> None:
     pass
 
 

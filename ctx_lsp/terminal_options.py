@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctx_lsp.protocol import Fidelity, Sampling
+from ctx_lsp.protocol import Sampling
 from ctx_lsp.terminal_session import Settings
 
 
@@ -26,7 +26,6 @@ class ChatOptions:
     discover: bool = False
     question: str | None = None
     as_json: bool = False
-    fidelity: Fidelity = "exact"
     sampling: Sampling | None = None
 
 

@@ -146,7 +146,8 @@ def status_line(status: protocol.Status) -> StyleAndTextTuples:
     if status.limit:
         parts.append(f"{status.active_tokens:,} of {status.limit:,} tokens")
     if (populate := status.populate) and populate.done < populate.total:
-        parts.append(f"warming {populate.done / populate.total:.0%}")
+        verb = "warming" if populate.phase == "populate" else "refining"
+        parts.append(f"{verb} {populate.done / populate.total:.0%}")
     return [("", " " + " · ".join(part for part in parts if part))]
 
 

@@ -27,6 +27,8 @@ _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) 
 # A span of emphasis or code is held back until it closes, but not longer than this many characters.
 LONGEST_HELD_SPAN = 80
 
+_BAR = "│ "
+
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*(\w*)[^`]*$")
 _MAYBE_BLOCK = re.compile(r"\s*(`{0,2}|~{0,2}|#{1,6}|[-*+]|>|\d{1,3}[.)]?)$")
 _BLOCK = re.compile(r"(\s*)(#{1,6} |[-*+] |> )")
@@ -110,6 +112,44 @@ class MarkdownStream:
         return out + "\n"
 
 
+class ThoughtStream:
+    """Renders what a model thinks, apart from its answer, behind a bar: dim and wrapped, or plain without `style`."""
+
+    def __init__(self, width: int, style: str = DIM) -> None:
+        self._width = max(width, 20)
+        self._bar = styled(_BAR, style)
+        self._style = style
+        self._prose: _Prose | None = None
+        self._in_line = False
+        self._begun = False
+
+    def feed(self, text: str) -> str:
+        first, *lines = text.translate(_CONTROLS).split("\n")
+        return self._advance(first) + "".join(self._end_line() + self._advance(line) for line in lines)
+
+    def finish(self) -> str:
+        """The end of it and an empty line; nothing if nothing came since the last time."""
+        out = self._end_line() + "\n" if self._begun else ""
+        self._begun = False
+        return out
+
+    def _advance(self, text: str) -> str:
+        if not text:
+            return ""
+        begin = "" if self._in_line else self._bar
+        self._begun = self._in_line = True
+        if not self._style:
+            return begin + text
+        self._prose = self._prose or _Prose(self._width, len(_BAR), self._style, self._bar)
+        return begin + self._prose.feed(text)
+
+    def _end_line(self) -> str:
+        out = "" if self._in_line else self._bar
+        out += self._prose.finish() if self._prose else ""
+        self._prose, self._in_line = None, False
+        return out + "\n"
+
+
 def _block(line: str) -> tuple[str, str, int, str]:
     """Splits the beginning of a line into its mark as it is shown, its text, the indent of wrapped lines, its style."""
     if not (match := _BLOCK.match(line)):
@@ -121,15 +161,17 @@ def _block(line: str) -> tuple[str, str, int, str]:
     if mark.startswith("#"):
         return space, text, 0, BOLD
     if mark == "> ":
-        return space + styled("│ ", DIM), text, len(space) + 2, DIM
+        return space + styled(_BAR, DIM), text, len(space) + 2, DIM
     return space + styled("• ", CYAN), text, len(space) + 2, ""
 
 
 class _Prose:
     """One line of prose: spans styled, words wrapped. A word is written when it is whole."""
 
-    def __init__(self, width: int, indent: int, style: str) -> None:
+    def __init__(self, width: int, indent: int, style: str, margin: str | None = None) -> None:
+        """`margin` is what wrapped lines begin with, `indent` cells wide; spaces unless it is given."""
         self._width, self._indent, self._style = width, min(indent, width // 2), style
+        self._margin = " " * self._indent if margin is None else margin
         self._column = 0  # cells written, the mark not counted
         self._held = ""  # characters not understood yet
         self._word: list[tuple[str, str]] = []  # pieces of the word under way, each with its style
@@ -186,7 +228,7 @@ class _Prose:
         if not size:
             return
         if self._column and self._indent + self._column + len(self._spaces) + size > self._width:
-            self._out.append("\n" + " " * self._indent)
+            self._out.append("\n" + self._margin)
             self._column, self._spaces = 0, ""
         self._out.append(self._spaces)
         self._out += [styled(text, style) for text, style in self._word]
@@ -254,10 +296,11 @@ class _Highlighter:
 def figures(result: ChatResult) -> str:
     """The line below an answer, plain: what was reused, what it cost, how fast it was, how faithful its context was."""
     usage, timing = result.usage, result.timing
+    thought = f" ({usage.reasoning_tokens:,} thinking)" if usage.reasoning_tokens else ""
     parts = [
         f"{usage.reused_tokens:,} tokens reused",
         f"{usage.prefilled_tokens:,} prefilled",
-        f"{usage.completion_tokens:,} generated",
+        f"{usage.completion_tokens:,} generated{thought}",
         f"first token {timing.time_to_first_token:.2f} s",
         f"{timing.tokens_per_second:.1f} tok/s",
         result.fidelity,
@@ -272,6 +315,11 @@ def load_summary(loaded: LoadResult, status: Status) -> str:
     model = " on ".join(part for part in (status.model, status.device) if part)
     tokens = f"{status.active_tokens:,} of {status.limit:,} tokens" if status.limit else ""
     return " · ".join(part for part in (model, _count(len(loaded.loaded), "file"), tokens) if part)
+
+
+def ready_notice(status: Status) -> str | None:
+    """What a server that is ready has to say beyond that it is."""
+    return status.message if status.state == "ready" and status.message.lower() not in ("", "ready") else None
 
 
 def skipped_lines(skipped: Sequence[Skipped], most: int = 5) -> list[str]:

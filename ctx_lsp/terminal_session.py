@@ -20,6 +20,8 @@ from ctx_lsp.wire import from_json, to_json
 
 T = TypeVar("T")
 
+OnDelta = Callable[[str, protocol.DeltaKind], None]
+
 SERVE_COMMAND = (sys.executable, "-m", "ctx_lsp", "serve")
 
 _CAPABILITIES = {
@@ -70,7 +72,7 @@ class Session:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._deltas: dict[str, Callable[[str], None]] = {}
+        self._deltas: dict[str, OnDelta] = {}
         self._titles: dict[str | int, str] = {}
         self.status = protocol.Status(state="starting", message="")
         self.on_step: Callable[[Step], None] = _ignore
@@ -117,14 +119,13 @@ class Session:
     async def ask(
         self,
         text: str,
-        on_delta: Callable[[str], None],
+        on_delta: OnDelta,
         *,
-        fidelity: protocol.Fidelity = "exact",
         sampling: protocol.Sampling | None = None,
     ) -> protocol.ChatResult:
-        """Ask a question; `on_delta` gets the answer piece by piece. Cancelling this cancels the answer."""
+        """Ask a question; `on_delta` gets what is generated piece by piece. Cancelling this cancels the answer."""
         turn = uuid.uuid4().hex
-        params = protocol.ChatParams(turn_id=turn, text=text, fidelity=fidelity, sampling=sampling)
+        params = protocol.ChatParams(turn_id=turn, text=text, sampling=sampling)
         self._deltas[turn] = on_delta
         try:
             return from_json(await self._client.request(protocol.CHAT, to_json(params)), protocol.ChatResult)
@@ -152,12 +153,13 @@ class Session:
             self._step(status.message, status.progress)
         elif status.state == "ready" and status.populate and status.populate.done < status.populate.total:
             done, total = status.populate.done, status.populate.total
-            self._step(f"reading the context, {done:,} of {total:,} tokens", done / total)
+            verb = "reading" if status.populate.phase == "populate" else "refining"
+            self._step(f"{verb} the context, {done:,} of {total:,} tokens", done / total)
 
     def _take_delta(self, params: Any) -> None:
         delta = from_json(params, protocol.ChatDelta)
         if on_delta := self._deltas.get(delta.turn_id):
-            on_delta(delta.text)
+            on_delta(delta.text, delta.kind)
 
     def _take_progress(self, params: Any) -> None:
         token, value = params["token"], params["value"]

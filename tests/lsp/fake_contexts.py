@@ -24,7 +24,8 @@ class Behavior:
         load_error: the model can't be loaded, for this reason.
         exit_at_start: the process ends with this code and a message before it can be reached.
         limit: tokens of the context.
-        answer: the words of every answer.
+        answer, thoughts: the words of every answer, and those before it.
+        exact_only: why all questions are answered as exact.
         die_after, stall_after: so many words into an answer the process dies, or the answer stands still.
         error_after: so many words into an answer it ends with an error.
     """
@@ -34,6 +35,8 @@ class Behavior:
     exit_at_start: int | None = None
     limit: int = 1000
     answer: list[str] = field(default_factory=lambda: ["A ", "plain ", "answer."])
+    thoughts: list[str] = field(default_factory=list)
+    exact_only: str | None = None
     die_after: int | None = None
     stall_after: int | None = None
     error_after: int | None = None
@@ -47,6 +50,7 @@ class Chunk:
     tags: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     active: bool = True
+    pinned: bool = False
     warm: bool = False
 
     @cached_property
@@ -69,6 +73,7 @@ class Chunk:
             "tokens": self.tokens,
             "warm_tokens": self.tokens if self.warm else 0,
             "fidelity": "exact" if self.warm else "cold",
+            "pinned": self.pinned,
         }
 
 
@@ -90,6 +95,8 @@ class Fake:
         self.lock = threading.RLock()
         self.contexts: dict[str, list[Chunk]] = {}
         self.instructions: dict[str, str | None] = {}
+        self.orders: dict[str, str | None] = {}
+        self.plans: list[dict[str, Any]] = []
         self.streams: dict[int, tuple[str, queue.SimpleQueue[tuple[str, Any]]]] = {}
         self.chats: list[dict[str, Any]] = []
         self.calls: list[str] = []
@@ -105,6 +112,7 @@ class Fake:
             "device": "cpu" if status == "ready" else None,
             "dtype": "float32",
             "max_context": self.behavior.limit,
+            "exact_only": self.behavior.exact_only,
             "pid": os.getpid(),
             "version": "0",
         }
@@ -113,8 +121,14 @@ class Fake:
         contexts = {
             id: [chunk.info() | {"text": chunk.text} for chunk in chunks] for id, chunks in self.contexts.items()
         }
-        instructions = list(self.instructions.values())
-        return {"contexts": contexts, "instructions": instructions, "chats": self.chats, "calls": self.calls}
+        return {
+            "contexts": contexts,
+            "instructions": list(self.instructions.values()),
+            "orders": list(self.orders.values()),
+            "chats": self.chats,
+            "plans": self.plans,
+            "calls": self.calls,
+        }
 
     # -- contexts --------------------------------------------------------------------------------------------------
 
@@ -170,7 +184,7 @@ class Fake:
         if old is None:
             chunks.append(new)
         elif len(old.sources) == 1:
-            self.put(id, old, replace(new, active=old.active, tags=old.tags))
+            self.put(id, old, replace(new, active=old.active, tags=old.tags, pinned=old.pinned))
         else:
             self.put(id, old, replace(old, sources=tuple(name for name in old.sources if name != source)))
             chunks.append(replace(new, active=old.active, tags=old.tags))
@@ -192,6 +206,10 @@ class Fake:
             case "activate" | "deactivate":
                 found = [self.find(id, ref) for ref in body["refs"]]
                 changed = [self.put(id, chunk, replace(chunk, active=action == "activate")) for chunk in found]
+                return {"chunks": [chunk.info() for chunk in changed]}
+            case "pin" | "unpin":
+                found = [self.find(id, ref) for ref in body["refs"]]
+                changed = [self.put(id, chunk, replace(chunk, pinned=action == "pin")) for chunk in found]
                 return {"chunks": [chunk.info() for chunk in changed]}
             case "delete":
                 found = [self.find(id, ref) for ref in body["refs"]]
@@ -225,6 +243,7 @@ class Fake:
                 self.contexts[id] = [replace(chunk, warm=chunk.active) for chunk in self.chunks(id)]
                 return plan
             case "plan":
+                self.plans.append(body)
                 return self.plan(id, sum(len(message["content"].split()) for message in body["messages"]))
         raise ApiError(404, "unknown_route", f"no action {action}")
 
@@ -236,8 +255,8 @@ class Fake:
             raise ApiError(413, "context_full", message, needed=tokens, limit=self.behavior.limit)
         reused = sum(chunk.tokens for chunk in active if chunk.warm)
         parts = [self.chunk_plan(chunk) for chunk in active]
-        limit = self.behavior.limit
-        return {"tokens": tokens, "reused": reused, "prefill": tokens - reused, "limit": limit, "chunks": parts}
+        counts = {"tokens": tokens, "reused": reused, "prefill": tokens - reused, "limit": self.behavior.limit}
+        return counts | {"chunks": parts, "mode": "exact", "time_to_first_token": 0.25}
 
     @staticmethod
     def chunk_plan(chunk: Chunk) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             if self.command == "PUT":
                 fake.contexts.setdefault(id, [])
                 fake.instructions[id] = body.get("instructions")
+                fake.orders[id] = body.get("order")
             elif self.command == "DELETE":
                 fake.chunks(id)
                 del fake.contexts[id]
@@ -153,11 +154,12 @@ class Handler(BaseHTTPRequestHandler):
             fake.chats.append(record)
         self.begin_stream()
         self.send_event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
-        for word in fake.behavior.answer:
+        deltas = [{"reasoning_content": word} for word in fake.behavior.thoughts]
+        for delta in [*deltas, *({"content": word} for word in fake.behavior.answer)]:
             if self.interrupt(record):
                 return
             record["generated"] += 1
-            self.send_event({"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
+            self.send_event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         if self.interrupt(record):
             return
         record["ended"] = "stop"
@@ -198,7 +200,8 @@ class Handler(BaseHTTPRequestHandler):
             "prompt_tokens": tokens,
             "reused_tokens": reused,
             "prefilled_tokens": tokens - reused,
-            "completion_tokens": len(fake.behavior.answer),
+            "completion_tokens": len(fake.behavior.thoughts) + len(fake.behavior.answer),
+            "reasoning_tokens": len(fake.behavior.thoughts),
         }
         timing = {"queued": 0.0, "time_to_first_token": 0.01, "total": 0.02, "tokens_per_second": 100.0}
         ctx = {

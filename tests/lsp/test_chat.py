@@ -15,10 +15,10 @@ from tests.lsp.wire_client import RpcError, WireClient
 WORDS = [f"word{number} " for number in range(200)]
 
 
-def streamed(client: WireClient, turn: str = "t1") -> str:
+def streamed(client: WireClient, turn: str = "t1", kind: str = "answer") -> str:
     deltas = [delta for delta in client.notifications("ctx/chat/delta") if delta["turnId"] == turn]
     assert [delta["seq"] for delta in deltas] == list(range(len(deltas)))
-    return "".join(delta["text"] for delta in deltas)
+    return "".join(delta["text"] for delta in deltas if delta["kind"] == kind)
 
 
 async def test_deltas_joined_are_the_answer_and_come_before_it(driver: Driver, engine: EngineSetup) -> None:
@@ -48,6 +48,63 @@ async def test_fast_pieces_are_gathered() -> None:
     stream.flush()
     stream.close()
     assert "".join(delta.text for delta in sent) == "0123456789" * 100 + "x"
+
+
+async def test_gathering_never_mixes_kinds() -> None:
+    sent: list[ChatDelta] = []
+    stream = DeltaStream("t", sent.append)
+    for number in range(100):
+        stream.put(str(number % 10), "reasoning")
+    for _ in range(100):
+        stream.put("x")
+    stream.flush()
+    stream.close()
+    assert [delta.seq for delta in sent] == list(range(len(sent)))
+    texts = {kind: "".join(delta.text for delta in sent if delta.kind == kind) for kind in ("reasoning", "answer")}
+    assert texts == {"reasoning": "0123456789" * 10, "answer": "x" * 100}
+    assert [delta.kind for delta in sent] == sorted((delta.kind for delta in sent), reverse=True)
+    assert len(sent) == 3, "the first piece, what has gathered of its kind, and what has gathered of the other"
+
+
+async def test_thoughts_come_apart_from_the_answer_and_are_not_remembered(driver: Driver, engine: EngineSetup) -> None:
+    engine.behave(thoughts=["so ", "I ", "think"], answer=WORDS)
+    client = await driver.start_ready()
+    result = await client.request("ctx/chat", chat("one", "t1"))
+    assert (result["text"], result["reasoning"]) == ("".join(WORDS), "so I think")
+    assert (result["usage"]["reasoningTokens"], result["usage"]["completionTokens"]) == (3, 3 + len(WORDS))
+    assert (streamed(client, kind="reasoning"), streamed(client)) == (result["reasoning"], result["text"])
+    await client.request("ctx/chat", chat("two", "t2"))
+    *_, record = (await engine.state())["chats"]
+    assert [message["content"] for message in record["body"]["messages"]] == ["one", "".join(WORDS), "two"]
+    outputs = [text for source, text in (await engine.texts()).items() if source.startswith("answer")]
+    assert set(outputs) == {"".join(WORDS)}
+
+
+async def test_a_model_that_does_not_think_has_no_thoughts(driver: Driver, engine: EngineSetup) -> None:
+    client = await driver.start_ready()
+    result = await client.request("ctx/chat", chat())
+    assert (result["reasoning"], result["usage"]["reasoningTokens"]) == ("", 0)
+    assert {delta["kind"] for delta in client.notifications("ctx/chat/delta")} == {"answer"}
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "expected"),
+    [
+        ({}, {}, {"fidelity": "auto"}),
+        ({"fidelity": "instant", "latencyBudgetMs": 50}, {}, {"fidelity": "instant", "latency_budget_ms": 50.0}),
+        ({"fidelity": "instant"}, {"fidelity": "exact"}, {"fidelity": "exact"}),
+        ({"latencyBudgetMs": 50}, {"latencyBudgetMs": 0}, {"fidelity": "auto", "latency_budget_ms": 0.0}),
+    ],
+)
+async def test_a_question_says_how_exact_it_is_or_the_options_do(
+    driver: Driver, engine: EngineSetup, options: dict[str, Any], fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    client = await driver.start_ready(**options)
+    await client.request("ctx/chat", chat(**fields))
+    await client.request("ctx/plan", {"text": "x", **fields})
+    state = await engine.state()
+    for body in (state["chats"][-1]["body"], state["plans"][-1]):
+        assert {name: body[name] for name in ("fidelity", "latency_budget_ms") if name in body} == expected
 
 
 async def test_history_belongs_to_the_conversation(driver: Driver, engine: EngineSetup) -> None:
@@ -209,7 +266,8 @@ async def test_a_context_that_is_too_full_is_a_clear_error(driver: Driver, engin
         ({"text": "x"}, "turnId: is missing"),
         (chat(sampling={"topK": "many"}), 'sampling.topK: expected an integer, got "many"'),
         (chat(sampling={"topP": 7}), "sampling: top_p must be above 0 and at most 1"),
-        (chat(fidelity="auto"), 'fidelity: expected one of "exact", "instant", got "auto"'),
+        (chat(fidelity="perfect"), 'fidelity: expected one of "exact", "auto", "instant", got "perfect"'),
+        (chat(latencyBudgetMs=-1), "latencyBudgetMs: expected 0 or more"),
         ([], "params: expected an object, got an array"),
     ],
 )
@@ -240,6 +298,7 @@ async def test_a_plan_sees_history_and_latest_text(driver: Driver, engine: Engin
     plan = await client.request("ctx/plan", {"text": "six"})
     assert plan["tokens"] == 3 + 2 + 3 + 1
     assert plan["limit"] == 1000
+    assert (plan["mode"], plan["timeToFirstToken"]) == ("exact", 0.25)
     assert (await client.request("ctx/plan", {"text": "six", "conversationId": "new"}))["tokens"] == 4
 
 

@@ -97,6 +97,8 @@ async def test_every_result_has_markdown_and_data_of_its_type(driver: Driver, en
         ("ctx.compose", {"refs": ["a", "c"], "name": "both"}),
         ("ctx.populate", {}),
         ("ctx.populate", {"refs": ["a"]}),
+        ("ctx.pin", {"refs": ["a"]}),
+        ("ctx.unpin", {"refs": ["a"]}),
         ("ctx.load", {"paths": ["a"]}),
         ("ctx.delete", {"refs": ["b"]}),
         ("ctx.clear", {"scope": "outputs"}),
@@ -121,6 +123,19 @@ async def test_chunks_are_switched_tagged_and_composed(driver: Driver, engine: E
     composed = await client.command("ctx.compose", refs=["a", "b"], name="both")
     assert (composed["kind"], composed["name"], len(composed["parts"])) == ("composition", "both", 2)
     assert [chunk["active"] for chunk in await chunk_list(client)] == [True, False, True, True]
+
+
+async def test_chunks_are_pinned_and_unpinned(driver: Driver, engine: EngineSetup) -> None:
+    client = await with_chunks(driver, a="one", b="two", c="three")
+    await client.command("ctx.tag", refs=["a", "b"], tags=["pair"])
+    pinned = await client.command("ctx.pin", refs=["#pair"])
+    assert [(chunk["name"], chunk["pinned"]) for chunk in pinned["chunks"]] == [("a", True), ("b", True)]
+    unpinned = await client.command("ctx.unpin", refs=["b"])
+    assert [(chunk["name"], chunk["pinned"]) for chunk in unpinned["chunks"]] == [("b", False)]
+    assert [chunk["pinned"] for chunk in await chunk_list(client)] == [True, False, False]
+    calls = (await engine.state())["calls"]
+    assert (calls.count("POST pin"), calls.count("POST unpin")) == (1, 1)
+    assert (await fails(client, "ctx.pin", refs=["nowhere"])).data["code"] == "unknown_chunk"
 
 
 async def test_what_is_deleted_stays_away_when_it_is_edited(driver: Driver, engine: EngineSetup) -> None:
@@ -182,6 +197,7 @@ def twins() -> tuple[str, str]:
         ("ctx.load", {"paths": "a.txt"}, 'paths: expected an array, got "a.txt"'),
         ("ctx.activate", {}, "refs: is missing"),
         ("ctx.activate", {"refs": [1]}, "refs[0]: expected a string, got an integer"),
+        ("ctx.pin", {"refs": "a"}, 'refs: expected an array, got "a"'),
         ("ctx.clear", {"scope": "files"}, 'scope: expected one of "all", "outputs", "conversation", got "files"'),
     ],
 )

@@ -67,6 +67,27 @@ async def test_instructions_reach_the_context(driver: Driver, engine: EngineSetu
     assert (await engine.state())["instructions"] == ["Answer in French."]
 
 
+async def test_order_reaches_the_context(driver: Driver, engine: EngineSetup) -> None:
+    for options, order in (({}, "recency"), ({"order": "fixed"}, "fixed")):
+        client = await driver.start_ready(**options)
+        await client.request("ctx/chunks", {})
+        assert (await engine.state())["orders"][-1] == order
+
+
+async def test_a_model_that_is_exact_only_is_told_once(driver: Driver, engine: EngineSetup) -> None:
+    engine.behave(exact_only="its positions depend on the length")
+    client = await driver.start_ready()
+    assert (await state_of(client))["message"] == "its positions depend on the length"
+    await client.command("ctx.activate", refs=[(await load_one(driver, client))["hash"]])
+    assert (await state_of(client))["message"] == "ready"
+
+
+async def load_one(driver: Driver, client: LocalClient) -> dict[str, Any]:
+    driver.write("one.txt", "some words")
+    chunk: dict[str, Any] = (await client.command("ctx.load", paths=["one.txt"]))["loaded"][0]
+    return chunk
+
+
 @pytest.mark.parametrize("kind", ["dead process", "nobody listens", "malformed"])
 async def test_a_runtime_file_left_behind_is_not_believed(driver: Driver, engine: EngineSetup, kind: str) -> None:
     path = runtime_file.runtime_path(EngineConfig())
@@ -137,6 +158,7 @@ async def test_an_idle_engine_that_dies_is_noticed_and_replaced_on_the_next_need
     await client.command("ctx.tag", refs=["loaded.txt"], tags=["kept"])
     await client.command("ctx.compose", refs=["part.txt", "loaded.txt"], name="both")
     await client.command("ctx.deactivate", refs=["quiet.txt", "both"])
+    await client.command("ctx.pin", refs=["part.txt"])
     before = (await client.request("ctx/chunks", {}))["chunks"]
     engine.kill()
     await client.wait_notification("ctx/status/didChange", lambda status: status["state"] == "stopped")
@@ -147,8 +169,9 @@ async def test_an_idle_engine_that_dies_is_noticed_and_replaced_on_the_next_need
     driver.write("loaded.txt", "changed on disk meanwhile")
     after = (await client.request("ctx/chunks", {}))["chunks"]
     assert [chunk["kind"] for chunk in after] == [chunk["kind"] for chunk in before]
-    for name in ("sources", "tags", "active", "kind"):
+    for name in ("sources", "tags", "active", "kind", "pinned"):
         assert [chunk[name] for chunk in after] == [chunk[name] for chunk in before]
+    assert [chunk["name"] for chunk in after if chunk["pinned"]] == ["part.txt"]
     texts = await engine.texts()
     assert texts["open.txt"] == "edited while the engine was gone"
     assert texts["loaded.txt"] == "changed on disk meanwhile"
@@ -246,12 +269,17 @@ async def test_prefill_ahead_is_shown_as_progress(driver: Driver, engine: Engine
     (context,) = (await engine.state())["contexts"]
     await engine.publish(context, "populate_progress", {"context": context, "done": 250, "total": 1000})
     status = await client.wait_notification("ctx/status/didChange", lambda status: status["populate"])
-    assert status["populate"] == {"done": 250, "total": 1000}
+    assert status["populate"] == {"done": 250, "total": 1000, "phase": "populate"}
     begin = await client.wait_notification("$/progress", lambda it: it["value"].get("title") == "Reading files")
     assert (begin["value"]["message"], begin["value"]["percentage"]) == ("250 of 1,000 tokens", 25)
     await engine.publish(context, "populate_progress", {"context": context, "done": 1000, "total": 1000})
     await client.wait_for(lambda message: message.get("params") == {"token": begin["token"], "value": {"kind": "end"}})
     assert (await state_of(client))["populate"] is None
+    refining = {"context": context, "done": 10, "total": 40, "phase": "refine"}
+    await engine.publish(context, "populate_progress", refining)
+    state = {"done": 10, "total": 40, "phase": "refine"}
+    await client.wait_notification("ctx/status/didChange", lambda status: status["populate"] == state)
+    await client.wait_notification("$/progress", lambda it: it["value"].get("title") == "Refining")
 
 
 async def test_prefill_ahead_that_fails_says_why(driver: Driver, engine: EngineSetup) -> None:
@@ -307,7 +335,7 @@ async def test_an_event_that_makes_no_sense_does_no_harm(driver: Driver, engine:
     await engine.publish(context, "populate_progress", {"unexpected": True})
     await engine.publish(context, "future_event", 5)
     await engine.publish(context, "populate_progress", {"done": 1, "total": 2})
-    await client.wait_notification("ctx/status/didChange", lambda status: status["populate"] == {"done": 1, "total": 2})
+    await client.wait_notification("ctx/status/didChange", lambda status: (status["populate"] or {}).get("total") == 2)
 
 
 async def test_unknown_options_are_named_in_the_log(driver: Driver) -> None:

@@ -34,6 +34,8 @@ from tests.lsp.wire_client import RpcError
         ("  /context  ", "ctx.context", NoParams()),
         ("/activate #tests src/a.py", "ctx.activate", RefsParams(refs=("#tests", "src/a.py"))),
         ("/deactivate 12ab", "ctx.deactivate", RefsParams(refs=("12ab",))),
+        ("/pin src/a.py #tests", "ctx.pin", RefsParams(refs=("src/a.py", "#tests"))),
+        ("/unpin src/a.py", "ctx.unpin", RefsParams(refs=("src/a.py",))),
         ("/populate", "ctx.populate", PopulateParams(refs=None)),
         ("/populate a b", "ctx.populate", PopulateParams(refs=("a", "b"))),
         ('/compose "the tests" a b', "ctx.compose", ComposeParams(refs=("a", "b"), name="the tests")),
@@ -94,6 +96,7 @@ def chunk(name: str, **fields: Any) -> ChunkInfo:
         "tokens": 10,
         "warm_tokens": 0,
         "fidelity": "cold",
+        "pinned": False,
     }
     return ChunkInfo(**(values | fields))
 
@@ -103,7 +106,7 @@ def paths(typed: str) -> Sequence[str]:
 
 
 SURROUNDINGS = Surroundings(
-    chunks=(chunk("src/main.py", tags=("tests",)), chunk("my file.py", active=False)),
+    chunks=(chunk("src/main.py", tags=("tests",), pinned=True), chunk("my file.py", active=False)),
     paths=paths,
     units=lambda text: units(text, "utf-16"),
 )
@@ -123,6 +126,8 @@ SURROUNDINGS = Surroundings(
         ("/activate main", 10, ["src/main.py"]),
         ("/activate #", 10, ["#tests"]),
         ("/compose x src", 11, ["src/main.py"]),
+        ("/pin my", 5, ['"my file.py"']),
+        ("/unp", 0, ["/unpin"]),
         ("/clear o", 7, ["outputs"]),
         ("/help /lo", 6, ["/load"]),
         ("/nope x", 6, []),
@@ -139,6 +144,7 @@ def test_completions(line: str, start: int, inserted: list[str]) -> None:
 def test_completions_tell_what_they_are() -> None:
     items = {item.label: item.detail for item in complete("/activate ", SURROUNDINGS).items}
     assert items["my file.py"] == "abababab, 10 tokens, inactive"
+    assert items["src/main.py"] == "abababab, 10 tokens, active, pinned"
     assert items["#tests"] == "1 tagged"
 
 
@@ -154,6 +160,13 @@ async def test_slash_commands_over_the_wire(driver: Driver, engine: EngineSetup)
     assert [command["name"] for command in helped["data"]["commands"]] == list(slash.COMMANDS)
     planned = await client.request("ctx/slash", {"text": "/plan three more words"})
     assert planned["data"]["tokens"] == 5
+    assert "The answer would be **exact**, its first token in about 0.2 s." in planned["markdown"]
+    assert "| src/my file.py | 2 | 2 | 0 | exact |  |" in planned["markdown"]
+    await client.request("ctx/slash", {"text": "/pin 'src/my file.py'"})
+    planned = await client.request("ctx/slash", {"text": "/plan three more words"})
+    assert "| src/my file.py | 2 | 2 | 0 | exact | pinned |" in planned["markdown"]
+    shown = await client.request("ctx/slash", {"text": "/context"})
+    assert "| src/my file.py | 2 | exact | pinned |  |" in shown["markdown"]
     completed = await client.request("ctx/slash/complete", {"text": "/delete my"})
     assert completed == {
         "items": [

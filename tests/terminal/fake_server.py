@@ -2,7 +2,7 @@
 
 `python fake_server.py LOG` appends every message it receives to LOG as a line of JSON. Questions:
 "slow" streams words until it is cancelled, "fail" answers an error, "die" ends the process, "garbage" sends what is no
-JSON-RPC; anything else is answered in Markdown. Files are "tokenized" into words.
+JSON-RPC; anything else is answered in Markdown, "think" after a thought. Files are "tokenized" into words.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ COMMANDS = ("/load", "/context", "/activate", "/deactivate", "/clear", "/help")
 ANSWER = "It is set in `retry.py`:\n\n```python\nattempts = 5  # tries\n```\n\nYou asked: **{question}**"
 
 
+THOUGHT = "They ask me to think.\nSo I do."
+
+
 class Failure(Exception):
     def __init__(self, code, message, data):
         super().__init__(message)
@@ -33,6 +36,7 @@ class FakeServer:
         self.next_id = 1000
         self.options = {}
         self.state = "starting"
+        self.message = ""
 
     async def serve(self, reader):
         while (message := await read_message(reader)) is not None:
@@ -75,7 +79,7 @@ class FakeServer:
         }
 
     async def on_ctx_status(self, params):
-        return self.status()
+        return self.status(self.message)
 
     async def on_ctx_chunks(self, params):
         await self.load_model()
@@ -87,7 +91,8 @@ class FakeServer:
             notify("ctx/status/didChange", self.status("Loading fake-model", tenth / 10))
             await asyncio.sleep(0)
         self.state = "ready"
-        notify("ctx/status/didChange", self.status("Ready"))
+        self.message = os.environ.get("FAKE_SERVER_READY", "ready")
+        notify("ctx/status/didChange", self.status(self.message))
 
     async def on_workspace_executeCommand(self, params):
         assert params["command"] == "ctx.load"
@@ -121,10 +126,14 @@ class FakeServer:
         if question == "slow":
             await self.stream_for_ever(params["turnId"])
         text = ANSWER.format(question=question)
-        for seq, start in enumerate(range(0, len(text), 7)):
-            notify("ctx/chat/delta", {"turnId": params["turnId"], "seq": seq, "text": text[start : start + 7]})
+        thought = THOUGHT if question == "think" else ""
+        deltas = [*pieces(thought, "reasoning"), *pieces(text, "answer")]
+        for seq, delta in enumerate(deltas):
+            notify("ctx/chat/delta", {"turnId": params["turnId"], "seq": seq, **delta})
             await asyncio.sleep(0)
-        return self.result(params, text)
+        result = self.result(params, text)
+        result["usage"]["reasoningTokens"] = len(thought.split())
+        return {**result, "reasoning": thought}
 
     async def stream_for_ever(self, turn):
         seq = 0
@@ -178,6 +187,10 @@ class FakeServer:
         self.next_id += 1
 
 
+def pieces(text, kind):
+    return [{"text": text[start : start + 7], "kind": kind} for start in range(0, len(text), 7)]
+
+
 def chunk(name, text):
     return {
         "hash": "a" * 64,
@@ -190,6 +203,7 @@ def chunk(name, text):
         "tokens": len(text.split()),
         "warmTokens": 0,
         "fidelity": "cold",
+        "pinned": False,
     }
 
 

@@ -69,6 +69,11 @@ class PtyTerminal:
         """Everything that was written, without escape sequences."""
         return _ESCAPES.sub("", self._raw)
 
+    @property
+    def raw(self) -> str:
+        """Everything that was written."""
+        return self._raw
+
     def send(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 

@@ -27,6 +27,29 @@ def test_an_answer_streams_and_is_followed_by_its_figures(open_chat):
     chat.expect("❯")
 
 
+def test_thoughts_are_shown_apart_from_the_answer_and_dim(open_chat):
+    chat = open_chat()
+    chat.expect("❯")
+    chat.send("think" + ENTER)
+    chat.expect(r"│ They ask me to think\.\r?\n│ So I do\.\r?\n\r?\nIt is set in retry\.py:")
+    chat.expect(r"generated \(8 thinking\)")
+    assert "\x1b[2mThey\x1b[0m" in chat.raw
+    assert "\x1b[2mIt" not in chat.raw
+
+
+def test_thoughts_without_styles_still_stand_apart(open_chat):
+    chat = open_chat(NO_COLOR="1")
+    chat.expect("❯")
+    chat.send("think" + ENTER)
+    chat.expect(r"│ They ask me to think\.\r?\n│ So I do\.\r?\n\r?\nIt is set in")
+    assert "\x1b[2mThey" not in chat.raw
+
+
+def test_what_a_ready_server_has_to_say_is_shown(open_chat):
+    chat = open_chat(FAKE_SERVER_READY="Its positions depend on the length.")
+    chat.expect(r"Its positions depend on the length\..*❯")
+
+
 def test_ctrl_c_cancels_the_answer_and_not_the_program(open_chat, fake):
     chat = open_chat()
     chat.expect("❯")

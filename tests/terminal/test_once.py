@@ -46,7 +46,9 @@ def test_json_is_one_object_with_answer_and_figures(ask):
         "reused_tokens": 6,
         "prefilled_tokens": 12,
         "completion_tokens": 16,
+        "reasoning_tokens": 0,
     }
+    assert answer["reasoning"] == ""
     assert answer["timing"]["time_to_first_token"] == 0.25
     assert answer["timing"]["tokens_per_second"] == 8.0
     assert (answer["fidelity"], answer["stop_reason"]) == ("near", "stop")
@@ -55,6 +57,28 @@ def test_json_is_one_object_with_answer_and_figures(ask):
     assert [chunk["name"] for chunk in answer["chunks"]] == ["retry.py"]
     assert [chunk["name"] for chunk in answer["loaded"]] == ["retry.py"]
     assert answer["skipped"] == []
+
+
+def test_thoughts_are_no_part_of_the_answer(ask):
+    done = ask("--no-files", "--ask", "think")
+    assert done.stdout.startswith("It is set in")
+    assert "They ask me" not in done.stdout + done.stderr
+    assert "15 generated (8 thinking)" in done.stderr
+
+
+def test_thoughts_are_a_field_of_their_own_in_json(ask):
+    answer = json.loads(ask("--no-files", "--ask", "think", "--json").stdout)
+    assert answer["reasoning"] == "They ask me to think.\nSo I do."
+    assert "They ask me" not in answer["answer"]
+    assert answer["usage"]["reasoning_tokens"] == 8
+
+
+@pytest.mark.parametrize("budget", ["-1", "nan", "inf", "soon"])
+def test_a_budget_must_be_an_amount(ask, fake, budget):
+    done = ask("--no-files", f"--latency-budget={budget}", "--ask", "hm?")
+    assert done.returncode == 2
+    assert "--latency-budget" in done.stderr
+    assert fake.received("initialize") == []
 
 
 def test_a_slash_command_can_be_asked(ask, fake):
@@ -138,7 +162,8 @@ def test_the_server_is_ended_politely(ask, fake):
 def test_options_reach_the_server(ask, fake, workspace):
     ask(
         "--no-files", "--model", "tiny", "--device", "cpu", "--max-context", "512", "--threads", "2",
-        "--temperature", "0.5", "--max-tokens", "7", "--seed", "3", "--fidelity", "instant", "--ask", "hm?",
+        "--temperature", "0.5", "--max-tokens", "7", "--seed", "3", "--fidelity", "instant", "--order", "fixed",
+        "--latency-budget", "50", "--ask", "hm?",
     )  # fmt: skip
     (initialize,) = fake.received("initialize")
     assert initialize["initializationOptions"] == {
@@ -148,12 +173,15 @@ def test_options_reach_the_server(ask, fake, workspace):
         "threads": 2,
         "documents": "manual",
         "debounceMs": 300,
+        "order": "fixed",
+        "fidelity": "instant",
+        "latencyBudgetMs": 50.0,
     }
     assert initialize["workspaceFolders"] == [{"uri": workspace.as_uri(), "name": "workspace"}]
     (chat,) = fake.received("ctx/chat")
     chosen = {name: value for name, value in chat["sampling"].items() if value is not None}
     assert chosen == {"temperature": 0.5, "maxTokens": 7, "seed": 3}
-    assert chat["fidelity"] == "instant"
+    assert chat["fidelity"] is None, "the server knows"
 
 
 def test_the_question_can_be_piped_in(ask, fake):

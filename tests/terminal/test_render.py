@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctx_lsp.protocol import Skipped
-from ctx_lsp.terminal_render import BOLD, CYAN, DIM, RESET, MarkdownStream, skipped_lines
+from ctx_lsp.terminal_render import BOLD, CYAN, DIM, RESET, MarkdownStream, ThoughtStream, skipped_lines
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 MARKS = st.sampled_from(
@@ -110,6 +110,29 @@ def test_no_letter_is_lost_and_none_is_added(text, cuts):
     letters = "abcxyz漢字(){}=\"'"
     shown = seen(render(text, width=30, cuts=cuts))
     assert [c for c in shown if c in letters] == [c for c in text if c in letters]
+
+
+def think(text, *, style=DIM, width=80, cuts=()):
+    stream = ThoughtStream(width, style)
+    edges = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    return "".join(stream.feed(text[start:end]) for start, end in pairwise(edges)) + stream.finish()
+
+
+def test_thoughts_stand_behind_a_dim_bar():
+    bar = f"{DIM}│ {RESET}"
+    assert think("So.\n\nHm") == f"{bar}{DIM}So.{RESET}\n{bar}\n{bar}{DIM}Hm{RESET}\n\n"
+    assert seen(think("one two three four five", width=20)) == "│ one two three four\n│ five\n\n"
+    assert think("") == ""
+
+
+def test_thoughts_without_styles_are_as_they_came():
+    assert think("a `name`\n\n**b**", style="") == "│ a `name`\n│ \n│ **b**\n\n"
+    assert think("a\x1b[2Jb", style="") == "│ a[2Jb\n\n"
+
+
+@given(text=MARKDOWN, cuts=st.lists(st.integers(0, 200), max_size=40).map(tuple), style=st.sampled_from([DIM, ""]))
+def test_the_pieces_of_thoughts_do_not_matter(text, cuts, style):
+    assert seen(think(text, style=style, cuts=cuts)) == seen(think(text, style=style))
 
 
 def test_a_long_list_of_skipped_files_is_cut():
