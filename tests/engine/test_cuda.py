@@ -10,7 +10,7 @@ from engine import Engine, SamplingParams
 from engine.attention.dense import _attend_plain, attend
 from tests.engine.oracle import Oracle, finish, recorded_logits
 from tests.engine.test_parity import FILES, config
-from tests.tiny_models import tiny_model
+from tests.tiny_models import ADAPTED, tiny_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -34,7 +34,7 @@ def test_attention_agrees_with_the_definition(
     torch.testing.assert_close(lse, expected_lse, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral-sliding", "smollm3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral-sliding", "smollm3", *ADAPTED])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_after_a_history_are_as_close_to_float32_as_transformers_own(family: str, dtype: str) -> None:
     folder = tiny_model(family)

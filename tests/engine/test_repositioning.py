@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +14,7 @@ from engine import Engine, SamplingParams
 from engine.context import Context
 from engine.reuse import Repair
 from engine.types import FidelityLabel
-from tests.engine.oracle import finish, oracle, recorded_logits
+from tests.engine.oracle import assert_greedy, finish, oracle, recorded_logits
 from tests.engine.test_parity import FILES, config
 from tests.tiny_models import tiny_model
 
@@ -23,15 +26,17 @@ def piece_lengths(context: Context) -> list[int]:
     return [len(piece.tokens) for piece in context._manager.composition().pieces]
 
 
-def rotated(keys: Tensor, model: torch.nn.Module, offset: int) -> Tensor:
-    """Keys [1, heads, n, dim], rotated on by `offset` positions with the model's own frequencies."""
-    cos, sin = model.model.rotary_emb(keys, torch.tensor([[offset]]))  # type: ignore[operator, union-attr]
-    first, second = keys.chunk(2, -1)
-    turned: Tensor = keys * cos[:, None] + torch.cat((-second, first), -1) * sin[:, None]
-    return turned
+def rotated(keys: Tensor, model: Any, layer: int, offset: int) -> Tensor:
+    """Keys [1, heads, n, dim] of a layer, rotated on by `offset` positions by the model's own functions."""
+    kinds = getattr(model.config, "layer_types", None) if model.config.model_type.startswith("gemma3") else None
+    cos, sin = model.model.rotary_emb(keys, torch.tensor([[offset]]), *([kinds[layer]] if kinds else []))
+    apply = sys.modules[type(model).__module__].apply_rotary_pos_emb
+    turned: Tensor = apply(keys, keys, cos, sin)[0]
+    # YaRN's factor is in the keys already
+    return turned / getattr(model.model.rotary_emb, "attention_scaling", 1.0)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt-oss", "phi3-partial", "cohere2", "llama-yarn"])
 def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: str) -> None:
     folder = tiny_model(family)
     model = oracle(folder).model
@@ -51,10 +56,14 @@ def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: st
         assert [chunk.prefill for chunk in done.chunks] == [0, 0]
 
     with torch.inference_mode():
-        computed = model(torch.tensor([whole[: head + a + b + c]]), use_cache=True).past_key_values
-        built = DynamicCache(config=model.config)
+        # caches without a config keep all keys of sliding layers, too
+        computed, built = DynamicCache(), DynamicCache()
+        model(torch.tensor([whole[: head + a + b + c]]), past_key_values=computed, use_cache=True)
+        turns = [spec.rotary is not None for spec in engine._state.model.decoder.layers]
         for index, layer in enumerate(computed.layers):
-            keys = torch.cat([layer.keys[:, :, :head], rotated(layer.keys[:, :, head + a :], model, -a)], 2)
+            moved = layer.keys[:, :, head + a :]
+            moved = rotated(moved, model, index, -a) if turns[index] else moved
+            keys = torch.cat([layer.keys[:, :, :head], moved], 2)
             values = torch.cat([layer.values[:, :, :head], layer.values[:, :, head + a :]], 2)
             built.update(keys, values, index)
         step, expected = torch.tensor([ids[head + b + c :]]), []
@@ -62,6 +71,25 @@ def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: st
             expected.append(model(step, past_key_values=built, use_cache=True).logits[0, -1])
             step = expected[-1].argmax()[None, None]
     torch.testing.assert_close(torch.stack(recorded), torch.stack(expected), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama-dynamic", "gpt2", "lfm2"])
+def test_kv_that_can_not_be_moved_is_never_used_elsewhere(family: str) -> None:
+    folder = tiny_model(family)
+    with Engine(config(folder, refine=False)) as engine:
+        assert engine.exact_only
+        context = engine.context()
+        for source, text in FILES.items():
+            context.add_chunk(text, source=source)
+        context.populate()
+        assert context.wait_populated(60)
+        context.deactivate("a.py")
+        ids = context.prompt_tokens("What is read once?")
+        with recorded_logits(engine, GREEDY) as recorded:
+            done = finish(context.chat("What is read once?", GREEDY, fidelity="instant"))
+        assert {chunk.fidelity for chunk in done.chunks} == {FidelityLabel.EXACT}
+    tokens, logits = oracle(folder).greedy(ids, len(recorded))
+    assert_greedy(recorded, tokens, logits)
 
 
 def test_switching_reordering_and_composing_move_no_kv() -> None:
