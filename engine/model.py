@@ -35,8 +35,9 @@ class LoadedModel:
 
     @property
     def exact_only(self) -> str | None:
-        """Why KV of this model serves only where it was computed, in words for the user; None if it can move."""
-        return self.decoder.exact_only
+        """A sentence that tells the user why no KV is used elsewhere than it was computed; None if it can be."""
+        reason = self.decoder.exact_only
+        return reason and f"Every question to this model is answered as exact: {reason}."
 
     @property
     def stateful(self) -> bool:

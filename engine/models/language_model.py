@@ -62,8 +62,8 @@ class LanguageModel(Protocol):
             may stand at the start of another prompt, and a query near the limit then looks at it from almost two
             limits away.
         max_position: longest sequence, tokens.
-        exact_only: why KV can't be used at another position than it was computed at, in words for the user; None if
-            it can.
+        exact_only: why KV can't be used at another position than it was computed at, as what follows a colon in a
+            sentence for the user; None if it can.
         stateful: layers other than attention carry state from token to token, so `advance` is the way to run it.
     """
 
