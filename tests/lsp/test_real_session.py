@@ -14,6 +14,7 @@ import pytest
 
 from tests.lsp.driver import Driver, EngineSetup, chat, edit, eventually, kill_engines, ready
 from tests.lsp.wire_client import ProcessClient, RpcError, WireClient
+from tests.scripted_models import ANSWER, THOUGHT, make_thinking_model
 from tests.tiny_models import tiny_model
 
 DECODED = "tokens_decoded_total"
@@ -106,7 +107,7 @@ async def test_a_session_from_initialize_to_exit(driver: Driver, engine: EngineS
 async def test_answers_do_not_depend_on_how_the_context_came_about(
     driver: Driver, engine: EngineSetup, client: ProcessClient, options: dict[str, Any]
 ) -> None:
-    """After edits, toggles and another chat, the answer is the one a fresh context gives."""
+    """After edits, toggles and another chat, an exact answer is the one a fresh context gives."""
     driver.open(client, "a.py", "x = 1\n" * 30)
     driver.open(client, "b.py", "y = 2\n" * 30)
     await client.request("ctx/chat", chat("warm up", sampling=sampling(3)))
@@ -114,15 +115,59 @@ async def test_answers_do_not_depend_on_how_the_context_came_about(
     await client.command("ctx.deactivate", refs=["b.py"])
     await client.request("ctx/chat", chat("without b", "t2", conversationId="other", sampling=sampling(3)))
     await client.command("ctx.activate", refs=["b.py"])
-    travelled = await client.request("ctx/chat", chat("?", "t3", conversationId="new", sampling=sampling(30)))
+    exact = {"fidelity": "exact", "sampling": sampling(30)}
+    travelled = await client.request("ctx/chat", chat("?", "t3", conversationId="new", **exact))
+    assert [chunk["name"] for chunk in travelled["chunks"]] == ["b.py", "a.py"], "what was edited stands last"
 
     fresh = await ready(await driver.initialize(await driver.start_process(), **options))
-    texts = {"a.py": "x = 1\n" * 3 + "x = 17\n" + "x = 1\n" * 26, "b.py": "y = 2\n" * 30}
+    texts = {"b.py": "y = 2\n" * 30, "a.py": "x = 1\n" * 3 + "x = 17\n" + "x = 1\n" * 26}
     for name, text in texts.items():
         driver.open(fresh, name, text)
-    straight = await fresh.request("ctx/chat", chat("?", sampling=sampling(30)))
+    straight = await fresh.request("ctx/chat", chat("?", **exact))
     assert travelled["text"] == straight["text"]
     assert [chunk["hash"] for chunk in travelled["chunks"]] == [chunk["hash"] for chunk in straight["chunks"]]
+
+
+@pytest.mark.parametrize(
+    ("order", "names"), [("recency", ["a.py", "c.py", "b.py"]), ("fixed", ["a.py", "b.py", "c.py"])]
+)
+async def test_an_edited_document_goes_to_the_end_unless_it_is_told_to_stay(
+    driver: Driver, engine: EngineSetup, options: dict[str, Any], order: str, names: list[str]
+) -> None:
+    client = await ready(await driver.initialize(await driver.start_process(), order=order, **options))
+    for name in "abc":
+        driver.open(client, f"{name}.py", f"{name} = 1\n")
+    await client.command("ctx.pin", refs=["a.py"])
+    for name in "ab":
+        driver.change(client, f"{name}.py", 2, edit((0, 4), (0, 5), "2"))
+        await client.request("ctx/plan", {"text": "brings the edit"})
+    assert [chunk["name"] for chunk in await chunks_of(client)] == names
+    assert [chunk["name"] for chunk in await chunks_of(client) if chunk["pinned"]] == ["a.py"]
+
+
+@pytest.fixture
+def own_folder(engine: EngineSetup, tmp_path: Path) -> Iterator[Path]:
+    """A runtime folder for an engine that isn't shared."""
+    folder = tmp_path / "own"
+    engine.environment.setenv("CTX_LSP_RUNTIME_DIR", str(folder))
+    yield folder
+    kill_engines(folder)
+
+
+@pytest.mark.usefixtures("own_folder")
+async def test_thoughts_are_told_apart_from_the_answer(
+    driver: Driver, engine: EngineSetup, options: dict[str, Any], tmp_path: Path
+) -> None:
+    options = options | {"model": str(make_thinking_model(tmp_path / "model"))}
+    client = await ready(await driver.initialize(await driver.start_process(), **options))
+    result = await client.request("ctx/chat", chat())
+    assert (result["reasoning"], result["text"], result["stopReason"]) == (THOUGHT, ANSWER, "stop")
+    assert 0 < result["usage"]["reasoningTokens"] < result["usage"]["completionTokens"]
+    deltas = client.notifications("ctx/chat/delta")
+    for kind, text in (("reasoning", THOUGHT), ("answer", ANSWER)):
+        assert "".join(delta["text"] for delta in deltas if delta["kind"] == kind) == text
+    again = await client.request("ctx/chat", chat("Sure?", "t2"))
+    assert (again["reasoning"], again["text"]) == (THOUGHT, ANSWER)
 
 
 async def test_cancelling_stops_the_computation(engine: EngineSetup, client: ProcessClient) -> None:
