@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 COUNT = 6
-STANDARD_LIBRARY = ("argparse.py", "configparser.py", "dataclasses.py", "subprocess.py", "tarfile.py", "threading.py")
+STANDARD_LIBRARY = (
+    *("argparse.py", "configparser.py", "dataclasses.py", "subprocess.py", "tarfile.py", "threading.py"),
+    *("inspect.py", "optparse.py", "shutil.py"),
+)
 """Long modules that every Python brings along; what they say differs a little between versions."""
 
 
@@ -21,22 +24,23 @@ class SourceFile:
     text: str
 
 
-def find_files(paths: Sequence[Path]) -> list[SourceFile]:
-    """`COUNT` files: those given (or the longest of a folder that is given), without any the standard library's.
+def find_files(paths: Sequence[Path], count: int = COUNT) -> list[SourceFile]:
+    """`count` files: those given (or the longest of a folder that is given), without any the standard library's.
 
     Raises:
         ValueError: there are too few, or one is no UTF-8 text.
     """
     if not paths:
         library = Path(sysconfig.get_path("stdlib"))
-        paths = [library / name for name in STANDARD_LIBRARY]
-    files = _longest(paths[0]) if len(paths) == 1 and paths[0].is_dir() else [_read(path) for path in paths[:COUNT]]
-    if len(files) < COUNT or len({file.text for file in files}) < COUNT:
-        raise ValueError(f"{COUNT} different text files are needed, {len(files)} were found; name some with --files")
+        paths = [library / name for name in STANDARD_LIBRARY[:count]]
+    whole_folder = len(paths) == 1 and paths[0].is_dir()
+    files = _longest(paths[0], count) if whole_folder else [_read(path) for path in paths[:count]]
+    if len(files) < count or len({file.text for file in files}) < count:
+        raise ValueError(f"{count} different text files are needed, {len(files)} were found; name some with --files")
     return files
 
 
-def _longest(folder: Path) -> list[SourceFile]:
+def _longest(folder: Path, count: int) -> list[SourceFile]:
     """The folder's longest text files, in the order of their paths."""
     files = []
     for path in sorted(folder.rglob("*")):
@@ -46,7 +50,7 @@ def _longest(folder: Path) -> list[SourceFile]:
                 files.append(replace(_read(path), name=relative.as_posix()))
             except ValueError:
                 continue
-    chosen = sorted(files, key=lambda file: len(file.text), reverse=True)[:COUNT]
+    chosen = sorted(files, key=lambda file: len(file.text), reverse=True)[:count]
     return [file for file in files if file in chosen]
 
 
@@ -62,6 +66,12 @@ def trim(file: SourceFile, tokens: int, count: Callable[[str], int]) -> SourceFi
     lines = file.text.splitlines(keepends=True)
     needed = bisect_left(range(len(lines)), tokens, key=lambda length: count("".join(lines[:length])))
     return replace(file, text="".join(lines[:needed]))
+
+
+def excerpt(file: SourceFile, share: float, tokens: int, count: Callable[[str], int]) -> SourceFile:
+    """About `tokens` tokens of the file, from a line on that has `share` of all lines before it."""
+    lines = file.text.splitlines(keepends=True)
+    return trim(replace(file, text="".join(lines[int(share * len(lines)) :])), tokens, count)
 
 
 def edit(file: SourceFile) -> SourceFile:

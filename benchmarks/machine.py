@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,11 @@ def describe(device: torch.device) -> dict[str, str | int | float]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
+
+
+def in_words(described: Mapping[str, str | int | float]) -> str:
+    """A description in one line."""
+    return ", ".join(f"{name} {value}" for name, value in described.items())
 
 
 def _cpu_name() -> str:

@@ -43,6 +43,15 @@ def load(config: EngineConfig) -> Models:
     return Models(model, peer.to(model.device).eval())
 
 
+def load_engine(config: EngineConfig, shape: str | None, texts: Iterable[str]) -> LoadedModel:
+    """The engine's model alone: the one that `config` names, or if there is a `shape` a random one of it.
+
+    Raises:
+        EngineError: it can't be loaded.
+    """
+    return make_random(config, shape, texts).engine if shape else load_model(config)
+
+
 def make_random(config: EngineConfig, shape: str, texts: Iterable[str]) -> Models:
     """A random model of `shape`; its tokenizer learns from `texts`."""
     if config.threads is not None:

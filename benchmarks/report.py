@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from benchmarks.machine import in_words
 from benchmarks.sides import Answer, Change
+from benchmarks.table import layout, milliseconds
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,7 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
-        parts = [self.title, machine, "", trace_table(self.rows), "", *self._findings()]
+        parts = [self.title, in_words(self.machine), "", trace_table(self.rows), "", *self._findings()]
         if self.stages:
             parts += ["", "Where the engine's time went, asked at once (ms, one more round):", stage_table(self.stages)]
         return "\n".join(parts)
@@ -127,10 +128,10 @@ def trace_table(rows: Sequence[Row]) -> str:
     for index, row in enumerate(rows):
         step = row.step if not index or rows[index - 1].step != row.step else ""
         fidelity = ", ".join(f"{count} {label}" for label, count in row.fidelity.items())
-        figures = [_ms(row.first_token), f"{row.times_faster:.2f}", f"{row.computed:,}", f"{row.reused:,}"]
-        figures += [_ms(row.change), _ms(row.background), _ms(row.cpu)]
-        lines.append([step, row.side, *figures, *([_ms(row.per_token)] if decoding else []), fidelity])
-    return _table(lines, left={0, 1, len(lines[0]) - 1})
+        figures = [milliseconds(row.first_token), f"{row.times_faster:.2f}", f"{row.computed:,}", f"{row.reused:,}"]
+        figures += [milliseconds(row.change), milliseconds(row.background), milliseconds(row.cpu)]
+        lines.append([step, row.side, *figures, *([milliseconds(row.per_token)] if decoding else []), fidelity])
+    return layout(lines, left={0, 1, len(lines[0]) - 1})
 
 
 def stage_table(stages: Mapping[str, Mapping[str, float]]) -> str:
@@ -138,23 +139,5 @@ def stage_table(stages: Mapping[str, Mapping[str, float]]) -> str:
     names = [name for name in next(iter(stages.values())) if name != "steps"]
     lines = [["step", "steps", *names]]
     for step, times in stages.items():
-        lines.append([step, f"{times['steps']:.0f}", *(_ms(times[name]) for name in names)])
-    return _table(lines, left={0})
-
-
-def _ms(seconds: float | None) -> str:
-    """Milliseconds with three digits or more."""
-    if seconds is None:
-        return ""
-    return f"{seconds * 1e3:,.0f}" if seconds >= 0.0995 else f"{seconds * 1e3:.3g}"
-
-
-def _table(lines: Sequence[Sequence[str]], left: set[int]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+        lines.append([step, f"{times['steps']:.0f}", *(milliseconds(times[name]) for name in names)])
+    return layout(lines, left={0})

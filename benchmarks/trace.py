@@ -17,10 +17,11 @@ from benchmarks import machine, models
 from benchmarks.baseline import PrefixCachedModel
 from benchmarks.checks import differences, wrong_labels
 from benchmarks.corpus import COUNT, find_files, trim
-from benchmarks.random_model import SHAPES
+from benchmarks.options import add_engine_options, engine_config, positive
 from benchmarks.report import Report, rows
 from benchmarks.rounds import play, warm_up
 from benchmarks.sides import EngineSide, PeerSide, Side
+from benchmarks.speeds import own_speeds
 from benchmarks.stages import stage_times
 from benchmarks.steps import Step, editing_trace
 from engine.config import EngineConfig, Fidelity, Order
@@ -84,13 +85,10 @@ def run(options: Options) -> Report:
 
 
 def _engine_config(options: Options) -> EngineConfig:
-    """The config with a KV pool that holds everything a trace computes: each step at most the whole prompt.
-
-    Nothing is computed in the background unless a side asks for it, so no side disturbs another.
-    """
+    """The config with a KV pool that holds everything a trace computes: each step at most the whole prompt."""
     prompt = COUNT * (options.tokens + 128) + 1024 + options.answer_tokens
     room = options.config.kv_cache_tokens or 5 * prompt
-    return dataclasses.replace(options.config, kv_cache_tokens=room, refine=False)
+    return dataclasses.replace(options.config, kv_cache_tokens=room)
 
 
 def _sides(loaded: models.Models, config: EngineConfig, options: Options) -> list[Side]:
@@ -128,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark as `arguments` say; 1 if it found a mistake of the engine, 2 if it can't run."""
     given = _parser().parse_args(arguments)
     try:
-        report = run(_options(given))
+        with own_speeds():
+            report = run(_options(given))
     except (EngineError, ValueError) as error:
         print(f"benchmarks.trace: {error}", file=sys.stderr)
         return 2
@@ -139,15 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(given: argparse.Namespace) -> Options:
-    config = EngineConfig(
-        model=given.model,
-        device=given.device,
-        dtype=given.dtype,
-        threads=given.threads,
-        slice_tokens=given.slice_tokens or EngineConfig().slice_tokens,
-    )
     return Options(
-        config=config,
+        config=engine_config(given),
         shape=given.random_shape,
         files=tuple(given.files),
         tokens=given.file_tokens,
@@ -160,12 +152,7 @@ def _options(given: argparse.Namespace) -> Options:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trace", description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m", help="catalogue name, folder, GGUF or hub repository")
-    parser.add_argument("--random-shape", choices=sorted(SHAPES), help="random weights of this shape instead")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
-    parser.add_argument("--threads", type=_positive, help="CPU threads of torch")
-    parser.add_argument("--slice-tokens", type=_positive, help="the engine's, see EngineConfig")
+    add_engine_options(parser)
     parser.add_argument(
         "--files", nargs="+", type=Path, default=(), help=f"{COUNT} files or a folder; else of Python's own library"
     )
@@ -173,10 +160,8 @@ def _parser() -> argparse.ArgumentParser:
         "--file-tokens", type=_file_tokens, default=400, help="cut each file to about so many tokens (100 or more)"
     )
     parser.add_argument("--order", choices=("fixed", "recency"), default="fixed", help="where an edited file goes")
-    parser.add_argument("--repeat", type=_positive, default=3, help="rounds, of which medians are shown")
-    parser.add_argument(
-        "--answer-tokens", type=_positive, default=1, help="with 2 or more, time per token is shown too"
-    )
+    parser.add_argument("--repeat", type=positive, default=3, help="rounds, of which medians are shown")
+    parser.add_argument("--answer-tokens", type=positive, default=1, help="with 2 or more, time per token is shown too")
     parser.add_argument("--profile", action="store_true", help="show where the engine's time goes")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     return parser
@@ -187,13 +172,6 @@ def _file_tokens(text: str) -> int:
     number = int(text)
     if number < 100:
         raise argparse.ArgumentTypeError("must be at least 100")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 

@@ -1,0 +1,38 @@
+"""The options that every benchmark has: which model, on what, computed how."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.random_model import SHAPES
+from engine.config import EngineConfig
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """What `engine_config` reads, and the shape of a random model."""
+    parser.add_argument("--model", default="smollm2-135m", help="catalogue name, folder, GGUF or hub repository")
+    parser.add_argument("--random-shape", choices=sorted(SHAPES), help="random weights of this shape instead")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--threads", type=positive, help="CPU threads of torch")
+    parser.add_argument("--slice-tokens", type=positive, help="the engine's, see EngineConfig")
+
+
+def engine_config(given: argparse.Namespace) -> EngineConfig:
+    """The engine's configuration as the options say. Nothing is computed in the background by itself."""
+    return EngineConfig(
+        model=given.model,
+        device=given.device,
+        dtype=given.dtype,
+        threads=given.threads,
+        slice_tokens=given.slice_tokens or EngineConfig().slice_tokens,
+        refine=False,
+    )
+
+
+def positive(text: str) -> int:
+    """An argument that is a number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
