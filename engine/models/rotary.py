@@ -100,12 +100,14 @@ class RotaryTable:
     Attributes:
         cos, sin: float32 [length, columns], attention factor folded in; the dims that use a column are the pairing's.
             If some dims are not rotated, a last column of ones and zeros is theirs.
+        rotates_a_part: whether some dims are not rotated.
     """
 
     def __init__(self, cos: Tensor, sin: Tensor, pairing: Pairing) -> None:
         """cos and sin are float32 [length, columns], without that last column."""
         rest = cos.shape[1]
-        if None in pairing.column:
+        self.rotates_a_part = None in pairing.column
+        if self.rotates_a_part:
             cos = torch.cat((cos, torch.ones_like(cos[:, :1])), 1)
             sin = torch.cat((sin, torch.zeros_like(sin[:, :1])), 1)
         self.cos, self.sin = cos, sin

@@ -26,7 +26,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "default", "rope_theta": 50000.0},
         },
-    }
+    },
 }
 
 
