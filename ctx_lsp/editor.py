@@ -34,6 +34,10 @@ class Editor:
     def log(self, message: str, kind: types.MessageType = types.MessageType.Info) -> None:
         self._server.window_log_message(types.LogMessageParams(kind, message))
 
+    def show(self, message: str, kind: types.MessageType = types.MessageType.Info) -> None:
+        """Where the user looks; for what must not be missed."""
+        self._server.window_show_message(types.ShowMessageParams(kind, message))
+
     async def request(self, method: str, params: Any) -> Any:
         return await self._server.protocol.send_request_async(method, params)
 

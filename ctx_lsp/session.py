@@ -64,6 +64,7 @@ class Session:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._complaint: str | None = None
+        self._told = False
 
     def start(self) -> None:
         """Begins what goes on by itself: bringing up the engine, following documents and chunks."""
@@ -112,7 +113,7 @@ class Session:
             self._complain(error.message)
 
     def _complain(self, message: str | None) -> None:
-        """What a ready engine can't do, shown until it could prefill ahead (once, where it can't help it)."""
+        """What keeps a ready engine from prefilling ahead, shown as long as it does."""
         self._complaint = message
         if self.status.status.state == "ready":
             self.status.update(message=message or "ready")
@@ -176,7 +177,7 @@ class Session:
             changes |= {"model": health.model, "device": health.device}
         self.status.update(**changes)
         if state == "ready":
-            self._complain(self._complaint or (health.exact_only if health is not None else None))
+            self._tell_limitation(health.exact_only if health is not None else None)
         else:
             self.status.show_populate(None)
         if state == "stopped" and not self._closing:
@@ -199,6 +200,13 @@ class Session:
 
     def _on_chunks(self, state: ChunksResult) -> None:
         self.status.chunks_changed(state.active_tokens, state.limit)
+
+    def _tell_limitation(self, limitation: str | None) -> None:
+        """What this model can't do: shown once, and as the status until there is other news."""
+        self._complain(self._complaint or limitation)
+        if limitation is not None and not self._told:
+            self._told = True
+            self.editor.show(limitation, types.MessageType.Warning)
 
     def _on_refusal(self, source: str, reason: str) -> None:
         self.editor.log(f"{source} is not active in the context: {reason}", types.MessageType.Warning)

@@ -23,7 +23,7 @@ from ctx_lsp.terminal_once import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ask_on
 from ctx_lsp.terminal_options import ChatOptions
 from ctx_lsp.terminal_progress import ProgressView
 from ctx_lsp.terminal_prompt import InterruptedByUser, Prompt
-from ctx_lsp.terminal_render import figures, load_summary, ready_notice, short_path, skipped_lines
+from ctx_lsp.terminal_render import figures, load_summary, short_path, skipped_lines
 from ctx_lsp.terminal_session import Notice, Session
 from ctx_lsp.wire import WireError
 
@@ -113,8 +113,6 @@ class Conversation:
             self._screen.complain(error.message)
         else:
             self._screen.say(load_summary(loaded, self._session.status))
-            if (notice := ready_notice(self._session.status)) is not None:
-                self._screen.warn(notice)
             for line in skipped_lines(loaded.skipped) if self._options.files else ():
                 self._screen.warn(line)
         self._screen.say(f"[dim]{HINT}[/dim]\n")

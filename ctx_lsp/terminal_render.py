@@ -317,11 +317,6 @@ def load_summary(loaded: LoadResult, status: Status) -> str:
     return " · ".join(part for part in (model, _count(len(loaded.loaded), "file"), tokens) if part)
 
 
-def ready_notice(status: Status) -> str | None:
-    """What a server that is ready has to say beyond that it is."""
-    return status.message if status.state == "ready" and status.message.lower() not in ("", "ready") else None
-
-
 def skipped_lines(skipped: Sequence[Skipped], most: int = 5) -> list[str]:
     """Which files were not loaded and why; the rest of a long list as a number."""
     lines = [f"not loaded: {item.path} ({item.reason})" for item in skipped[:most]]

@@ -92,11 +92,17 @@ class AnswerText:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The ids that say exactly `text`; none if it was cut short of them, or tokens hold more than it."""
+        """The ids that say exactly `text`, without what the template puts around it.
+
+        Empty if it was cut short of them, or if a token holds more than it.
+        """
+        decode, special = self._tokenizer.decode, self._tokenizer.special_ids
         ids = list(self._said)
-        while ids and self._tokenizer.decode(ids) != self.text and self._tokenizer.decode(ids[:1]).isspace():
+        while ids and ids[-1] in special:
+            ids.pop()
+        while ids and (ids[0] in special or (decode(ids) != self.text and decode(ids[:1]).isspace())):
             del ids[0]
-        whole = not self._stops.stopped and self._tokenizer.decode(ids) == self.text
+        whole = not self._stops.stopped and decode(ids) == self.text
         return tuple(ids) if whole else ()
 
 

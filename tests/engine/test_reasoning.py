@@ -288,6 +288,16 @@ def test_an_answer_without_thoughts_is_what_was_generated() -> None:
         assert answer.tokens == tuple(tokens_of(tokenizer, text))
 
 
+def test_special_tokens_around_the_answer_are_the_templates() -> None:
+    tokenizer = tokenizer_with(
+        ["<|START_THINKING|>", "<|END_THINKING|>", "<|START_TEXT|>", "<|END_TEXT|>"], special=True
+    )
+    text = "<|START_THINKING|>Hm<|END_THINKING|><|START_TEXT|>the dog<|END_TEXT|>"
+    said, answer = read(tokenizer, text)
+    assert said == Said("the dog", "Hm")
+    assert answer.tokens == tuple(tokenizer.encode("the dog", special=False))
+
+
 # -- channels ----------------------------------------------------------------------------------------------------------
 
 

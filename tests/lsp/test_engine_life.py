@@ -80,6 +80,11 @@ async def test_a_model_that_is_exact_only_is_told_once(driver: Driver, engine: E
     assert (await state_of(client))["message"] == "its positions depend on the length"
     await client.command("ctx.activate", refs=[(await load_one(driver, client))["hash"]])
     assert (await state_of(client))["message"] == "ready"
+    engine.kill()
+    await client.wait_notification("ctx/status/didChange", lambda status: status["state"] == "stopped")
+    await client.request("ctx/chunks", {})
+    (shown,) = client.notifications("window/showMessage")
+    assert (shown["type"], shown["message"]) == (2, "its positions depend on the length")
 
 
 async def load_one(driver: Driver, client: LocalClient) -> dict[str, Any]:

@@ -115,7 +115,7 @@ async def test_answers_do_not_depend_on_how_the_context_came_about(
     await client.command("ctx.deactivate", refs=["b.py"])
     await client.request("ctx/chat", chat("without b", "t2", conversationId="other", sampling=sampling(3)))
     await client.command("ctx.activate", refs=["b.py"])
-    exact = {"fidelity": "exact", "sampling": sampling(30)}
+    exact: dict[str, Any] = {"fidelity": "exact", "sampling": sampling(30)}
     travelled = await client.request("ctx/chat", chat("?", "t3", conversationId="new", **exact))
     assert [chunk["name"] for chunk in travelled["chunks"]] == ["b.py", "a.py"], "what was edited stands last"
 

@@ -11,6 +11,8 @@ import pytest
 
 from engine.config import SamplingParams
 from engine.errors import EngineError
+from engine.serve.answers import _joined
+from engine.types import ChatDelta
 from tests.serve import openai_schema
 from tests.serve.fake_engine import ENDLESS, THOUGHT, WORD, FakeEngine, Script
 from tests.serve.serving import Served, chat_body, chat_chunks, error_of, serving, until
@@ -110,6 +112,15 @@ def test_thoughts_are_streamed_apart(served: Served, engine: FakeEngine) -> None
     assert "".join(delta.content or "" for delta in deltas) == WORD * 5
     assert not any(delta.content and delta.reasoning_content for delta in deltas)
     assert chunks[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 200}
+
+
+def test_pieces_are_joined_by_kind() -> None:
+    thoughts, words = [ChatDelta(text, "reasoning") for text in "ab"], [ChatDelta(text) for text in "cd"]
+    assert _joined([*thoughts, *words, *thoughts]) == [
+        ChatDelta("ab", "reasoning"),
+        ChatDelta("cd"),
+        ChatDelta("ab", "reasoning"),
+    ]
 
 
 def test_an_answer_may_end_in_its_thoughts(served: Served, engine: FakeEngine) -> None:

@@ -36,7 +36,6 @@ class FakeServer:
         self.next_id = 1000
         self.options = {}
         self.state = "starting"
-        self.message = ""
 
     async def serve(self, reader):
         while (message := await read_message(reader)) is not None:
@@ -79,7 +78,7 @@ class FakeServer:
         }
 
     async def on_ctx_status(self, params):
-        return self.status(self.message)
+        return self.status()
 
     async def on_ctx_chunks(self, params):
         await self.load_model()
@@ -91,8 +90,9 @@ class FakeServer:
             notify("ctx/status/didChange", self.status("Loading fake-model", tenth / 10))
             await asyncio.sleep(0)
         self.state = "ready"
-        self.message = os.environ.get("FAKE_SERVER_READY", "ready")
-        notify("ctx/status/didChange", self.status(self.message))
+        notify("ctx/status/didChange", self.status("Ready"))
+        if notice := os.environ.get("FAKE_SERVER_NOTICE"):
+            notify("window/showMessage", {"type": 2, "message": notice})
 
     async def on_workspace_executeCommand(self, params):
         assert params["command"] == "ctx.load"

@@ -45,8 +45,8 @@ def test_thoughts_without_styles_still_stand_apart(open_chat):
     assert "\x1b[2mThey" not in chat.raw
 
 
-def test_what_a_ready_server_has_to_say_is_shown(open_chat):
-    chat = open_chat(FAKE_SERVER_READY="Its positions depend on the length.")
+def test_what_the_server_wants_shown_is_shown(open_chat):
+    chat = open_chat(FAKE_SERVER_NOTICE="Its positions depend on the length.")
     chat.expect(r"Its positions depend on the length\..*❯")
 
 
