@@ -34,7 +34,7 @@ class AttentionPass(Protocol):
         """What the layers that use the mask `function` get as their `mask`."""
 
 
-_in_force: ContextVar[AttentionPass] = ContextVar("attention of the transformers models")
+_in_force: ContextVar[AttentionPass | None] = ContextVar("attention of the transformers models", default=None)
 
 
 @contextmanager
@@ -69,11 +69,15 @@ class EnginePass:
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    return _in_force.get().attend(module, query, key, value, attention_mask, options), None
+    attention = _in_force.get()
+    assert attention is not None, "a model that was taken over runs inside of in_force() only"
+    return attention.attend(module, query, key, value, attention_mask, options), None
 
 
 def _mask(*, mask_function: MaskFunction, **options: Any) -> Tensor | None:
-    return _in_force.get().mask(mask_function, options)
+    attention = _in_force.get()
+    # wrappers of a text model prepare masks even where nobody will attend
+    return None if attention is None else attention.mask(mask_function, options)
 
 
 AttentionInterface.register(NAME, _attention)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import BrokenModelError, UnsupportedModelError
@@ -50,7 +50,7 @@ def load_transformers_model(
     (progress or silent)("Loading weights with transformers", None)
     try:
         with _without_progress_bars():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = _class_for(folder).from_pretrained(
                 folder,
                 dtype=dtype,
                 device_map={"": device},
@@ -75,6 +75,14 @@ def transformers_fingerprint(folder: Path, dtype: torch.dtype) -> bytes:
     sha = hashlib.sha256(f"transformers {transformers.__version__} adapter {_VERSION}".encode())
     sha.update(json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True).encode())
     return weights_fingerprint(folder, sha.digest(), dtype)
+
+
+def _class_for(folder: Path) -> Any:
+    """A plain language model where transformers has one for these files, else one that would also look at images."""
+    config = type(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    causal: Any = AutoModelForCausalLM
+    images: Any = AutoModelForImageTextToText
+    return images if config in images._model_mapping and config not in causal._model_mapping else causal
 
 
 @contextmanager

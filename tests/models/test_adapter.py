@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from engine.errors import BrokenModelError, UnsupportedModelError
 from engine.models.adapter import TransformersModel
@@ -146,22 +146,35 @@ def test_the_context_ends_where_frequencies_would_change():
 
 
 def test_a_rotation_that_is_followed_by_a_norm_is_left_to_the_model(tmp_path):
-    folder = tiny_from(tmp_path, "hunyuan_v1_dense", head_dim=16)
+    folder = tiny_from(tmp_path, "hunyuan_v1_dense")
     model = load_transformers_model(folder, device=CPU, dtype=torch.float32)
     assert "more than turn pairs" in (model.exact_only or "")
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+SIZES: dict[str, Any] = {
+    "vocab_size": 400,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+EYES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def tiny_from(folder: Path, model_type: str, **fields: Any) -> Path:
     """A model straight from a transformers config: files without a tokenizer."""
-    sizes = {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
-    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    return written(folder, AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(SIZES | fields))))
+
+
+def written(folder: Path, model: Any) -> Path:
+    """Save `model` with random weights."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, **(sizes | heads | ids | fields))
-    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) * (0.2 if parameter.dim() > 1 else 0.5) + 0.01)
@@ -170,10 +183,29 @@ def tiny_from(folder: Path, model_type: str, **fields: Any) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("model_type", "text", "eyes"),
+    [
+        ("gemma3", {"sliding_window": 24}, {"image_size": 28, "patch_size": 14}),
+        ("mistral3", {"model_type": "mistral"}, {"model_type": "pixtral", "head_dim": 16}),
+    ],
+)
+def test_of_a_model_with_eyes_the_language_model_is_taken(tmp_path, model_type, text, eyes):
+    config = AutoConfig.for_model(model_type, text_config=SIZES | text, vision_config=EYES | eyes)
+    folder = written(tmp_path, AutoModelForImageTextToText.from_config(config))
+    model, _ = load_language_model(folder, device=CPU, dtype=torch.float32)
+    assert model.exact_only is None
+    assert len(model.layers) == 2
+    assert model.vocab_size == 400
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
     ("model_type", "fields", "words"),
     [
         ("bloom", {"n_layer": 2, "n_head": 4}, "attention interface"),
-        ("llama4_text", {"head_dim": 16, "num_local_experts": 2, "attention_chunk_size": 32}, "sliding window"),
+        ("llama4_text", {"num_local_experts": 2, "attention_chunk_size": 32}, "sliding window"),
         ("recurrent_gemma", {"num_hidden_layers": 3, "lru_width": 64}, "several tokens at once"),
     ],
 )
