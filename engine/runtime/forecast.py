@@ -23,6 +23,8 @@ _KEPT_PER_SIZE = 24
 _OUTLIER = 0.25
 """Observations that are off by more than this share count less: the device was busy with something else."""
 
+_SUBSETS = ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2])
+
 
 @dataclass(frozen=True)
 class Work:
@@ -40,7 +42,10 @@ class Work:
 class Forecast:
     """Observed steps, some of every size so that none crowds out the others, and the times fitted to them.
 
-    Invariant: the fitted times are never negative.
+    Invariants: the fitted times are never negative; of each size (a power of two of tokens) few observations are kept.
+
+    Attributes:
+        observations: how many steps were observed since the start.
     """
 
     def __init__(self, slice_tokens: int) -> None:
@@ -53,12 +58,16 @@ class Forecast:
         """A step that computed `work` has taken so long."""
         items = list(work)
         tokens, pairs = sum(item.tokens for item in items), sum(item.pairs for item in items)
-        if not tokens or not seconds > 0:
-            return
+        self.observations += self._keep(tokens, pairs, seconds)
+
+    def _keep(self, tokens: float, pairs: float, seconds: float) -> bool:
+        """Add an observation, if it can be one; the oldest of its size goes when there are many."""
+        if not (1 <= tokens < math.inf and 0 < pairs < math.inf and 0 < seconds < math.inf):
+            return False
         size = int(math.log2(tokens))
         self._observed.setdefault(size, deque(maxlen=_KEPT_PER_SIZE)).append((tokens, pairs, seconds))
         self._times = None
-        self.observations += 1
+        return True
 
     def seconds(self, work: Sequence[Work]) -> float | None:
         """Predicted time of a prefill in slices; None before anything was observed."""
@@ -75,16 +84,12 @@ class Forecast:
     def load(self, path: Path) -> None:
         """Begin with what an earlier run observed; a file that is missing or damaged is as good as none."""
         try:
-            rows = [tuple(map(float, row)) for row in json.loads(path.read_text(encoding="utf-8"))]
-            for tokens, pairs, seconds in rows:
-                if tokens >= 1 and pairs > 0 and 0 < seconds < math.inf:
-                    size = int(math.log2(tokens))
-                    self._observed.setdefault(size, deque(maxlen=_KEPT_PER_SIZE)).append((tokens, pairs, seconds))
+            for tokens, pairs, seconds in json.loads(path.read_text(encoding="utf-8")):
+                self._keep(float(tokens), float(pairs), float(seconds))
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             logger.warning("%s can't be read and is begun anew: %s", path, error)
-        self._times = None
 
     def save(self, path: Path) -> None:
         """Keep what was observed for the next run; losing it is no harm, so errors are only logged."""
@@ -101,8 +106,7 @@ class Forecast:
 def _fit(rows: Sequence[tuple[float, float, float]]) -> NDArray[np.float64]:
     """Times per step, token and pair, none negative, that leave the least relative error over (tokens, pairs, seconds).
 
-    Least squares on relative errors; what fits badly at first counts less the second time. A term that would come out
-    negative is left out: all subsets are tried, since there are only seven.
+    Least squares on relative errors; what fits badly at first counts less the second time.
     """
     table = np.array(rows, dtype=np.float64)
     seconds = table[:, 2:]
@@ -117,13 +121,19 @@ def _fit(rows: Sequence[tuple[float, float, float]]) -> NDArray[np.float64]:
 
 
 def _least_squares(features: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x ≥ 0 that leaves the least of |features · x − target|, features [n, 3], target [n].
+
+    A term that would come out negative is left out: if need be all subsets are tried, since there are only seven.
+    """
     best, least = np.zeros(3), math.inf
-    for chosen in ((0, 1, 2), (0, 1), (0, 2), (1, 2), (1,), (0,), (2,)):
+    for chosen in _SUBSETS:
         columns = features[:, chosen]
         scale = np.maximum(np.linalg.norm(columns, axis=0), 1e-30)
         found = np.linalg.lstsq(columns / scale, target, rcond=None)[0] / scale
         error = float(np.sum((columns @ found - target) ** 2))
         if (found >= 0).all() and error < least:
             best, least = np.zeros(3), error
-            best[list(chosen)] = found
+            best[chosen] = found
+            if len(chosen) == 3:
+                break  # leaving terms out can't make it better
     return best
