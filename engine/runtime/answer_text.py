@@ -100,7 +100,7 @@ class AnswerText:
         ids = list(self._said)
         while ids and ids[-1] in special:
             ids.pop()
-        while ids and (ids[0] in special or (decode(ids) != self.text and decode(ids[:1]).isspace())):
+        while ids and (ids[0] in special or (decode(ids) != self.text and not decode(ids[:1]).strip())):
             del ids[0]
         whole = not self._stops.stopped and decode(ids) == self.text
         return tuple(ids) if whole else ()

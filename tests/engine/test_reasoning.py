@@ -17,6 +17,7 @@ from engine.runtime.reasoning import Mark, Marks, MarkSplitter, Piece, Splitter,
 from engine.tokenizer import Tokenizer
 from tests.engine.test_tokenizer import tiny
 from tests.tiny_models import CHATML, make_tokenizer
+from tests.tiny_tokenizers import KINDS
 
 PAIRS = (
     ("<think>", "</think>"),
@@ -253,6 +254,14 @@ def test_thoughts_are_no_part_of_the_answer(opening: str, closing: str, kind: st
 def test_the_prompt_says_where_the_answer_begins(prompt: str, text: str, expected: Said) -> None:
     assert read(tiny("byte-level"), text, prompt)[0] == expected
     assert read(tokenizer_with(template="{# <think> </think> #}" + CHATML), text, prompt)[0] == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_tokenizer_tells_thoughts_apart(kind: str) -> None:
+    tokenizer = tiny(kind)
+    said, answer = read(tokenizer, "<think>Hm, 文 so</think>\n\nThe quick 🙂 dog")
+    assert said == Said("The quick 🙂 dog", "Hm, 文 so")
+    assert tokenizer.decode(answer.tokens) == said.answer
 
 
 def test_stop_strings_end_answers_and_not_thoughts() -> None:

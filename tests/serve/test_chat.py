@@ -163,7 +163,7 @@ def test_messages_reach_the_engine(served: Served, engine: FakeEngine) -> None:
     messages = [
         {"role": "developer", "content": "be brief"},
         {"role": "user", "content": parts, "name": "Ada"},
-        {"role": "assistant", "content": "c", "refusal": None},
+        {"role": "assistant", "content": "c", "refusal": None, "reasoning_content": "never told again"},
         {"role": "user", "content": "d"},
     ]
     assert served.post("/v1/chat/completions", {"messages": messages}).status_code == 200
