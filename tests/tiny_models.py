@@ -178,8 +178,15 @@ ADAPTED: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
         "shared_expert_intermediate_size": 32,
     },
+    "jamba": {
+        "model_type": "jamba",
+        "num_hidden_layers": 2,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 2,
+    },
 }
-STATEFUL = ("lfm2", "qwen3-next")
+STATEFUL = ("lfm2", "qwen3-next", "jamba")
 
 FAMILIES = NATIVE | ADAPTED
 

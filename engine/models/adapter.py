@@ -56,6 +56,7 @@ class TransformersModel:
         self.rotary: Sequence[RotaryTable] = ()
         self.exact_only: str | None = None
         self.stateful = False
+        self.one_by_one = False
         self._modules = RotaryModules(self._base)
         self._take_over()
 
@@ -130,18 +131,22 @@ class TransformersModel:
                 self.exact_only = check_moving(self)
             except NotUnderstood as reason:
                 self._rotate_there(probed, str(reason))
-                if not agrees_with(self, self.own_logits):
-                    raise UnsupportedModelError(self._disagreement()) from reason
+                self._prove()
         except UnsupportedModelError as error:
             raise _refusal(self._model, error.message) from error
         except Exception as error:  # whatever its code makes of an attention and a mask it has not seen before
             logger.debug("taking over %s failed", type(self._model).__name__, exc_info=True)
             raise _refusal(self._model, f"{type(error).__name__}: {error}") from error
 
-    def _disagreement(self) -> str:
-        if self.stateful:
-            return "its layers that carry a state don't go on from it with several tokens at once"
-        return "the engine's attention does not give what its own attention gives"
+    def _prove(self) -> None:
+        """UnsupportedModelError if the model, rotating for itself, does not agree with itself here."""
+        if agrees_with(self, self.own_logits):
+            return
+        if not self.stateful:
+            raise UnsupportedModelError("the engine's attention does not give what its own attention gives")
+        self.one_by_one = True  # some recurrent layers start anew whenever they see several tokens
+        if not agrees_with(self, self.own_logits):
+            raise UnsupportedModelError("its layers can't go on from a state that was kept")
 
     def _probe(self) -> list[Probed]:
         """The model's layers, each with its problem if KV of it can't be moved; also finds out whether it is stateful.

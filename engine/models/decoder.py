@@ -56,6 +56,7 @@ class Decoder:
     """A loaded model (see `LanguageModel`). It holds no state besides its weights: passes never affect each other."""
 
     stateful = False
+    one_by_one = False
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
         self.config = config

@@ -65,6 +65,7 @@ class LanguageModel(Protocol):
         exact_only: why KV can't be used at another position than it was computed at, as what follows a colon in a
             sentence for the user; None if it can.
         stateful: layers other than attention carry state from token to token, so `advance` is the way to run it.
+        one_by_one: a state other than None can be gone on from with one token at a time only.
     """
 
     @property
@@ -83,6 +84,8 @@ class LanguageModel(Protocol):
     def exact_only(self) -> str | None: ...
     @property
     def stateful(self) -> bool: ...
+    @property
+    def one_by_one(self) -> bool: ...
 
     def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run the layers over `token_ids` that stand at `positions`, both int64 [T]: hidden states [T, hidden].

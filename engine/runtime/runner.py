@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
+from engine.models.advance import advance
 from engine.models.language_model import LanguageModel
 from engine.runtime.scheduler import StepRow
 
@@ -51,8 +52,8 @@ class Runner:
     def _stateful(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[object | None]]:
         ends, states = list[Tensor](), list[object | None]()
         for row in rows:
-            self._attention.plan([row.row])
-            hidden, state = self._decoder.advance(*self._inputs([row]), self._attention, row.row.state)
+            ids = torch.from_numpy(row.tokens.astype(np.int64)).to(self._device)
+            hidden, state = advance(self._decoder, self._attention, row.row, ids)
             ends.append(hidden[-1])
             states.append(state)
         return torch.stack(ends), states

@@ -126,6 +126,7 @@ def test_half_precision_changes_nothing_that_is_found_out(family):
         ("gpt2", "positions are learned"),
         ("lfm2", "carry a state"),
         ("qwen3-next", "carry a state"),
+        ("jamba", "carry a state"),
     ],
 )
 def test_the_reason_for_exact_only_is_told(family, words):
@@ -133,6 +134,7 @@ def test_the_reason_for_exact_only_is_told(family, words):
     assert words in (model.exact_only or "")
     assert not model.rotary
     assert model.stateful == (family in STATEFUL)
+    assert model.one_by_one == (family == "jamba")
 
 
 def test_everything_else_may_be_moved():
@@ -206,7 +208,7 @@ def test_of_a_model_with_eyes_the_language_model_is_taken(tmp_path, model_type, 
     [
         ("bloom", {"n_layer": 2, "n_head": 4}, "attention interface"),
         ("llama4_text", {"num_local_experts": 2, "attention_chunk_size": 32}, "sliding window"),
-        ("recurrent_gemma", {"num_hidden_layers": 3, "lru_width": 64}, "several tokens at once"),
+        ("recurrent_gemma", {"num_hidden_layers": 3, "lru_width": 64}, "state that was kept"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_its_name_and_the_reason(tmp_path, model_type, fields, words):
@@ -288,6 +290,10 @@ def no_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def advance(model: TransformersModel, ids: list[int], start: int, state: object | None) -> tuple[Tensor, object | None]:
+    if model.one_by_one and state is not None and len(ids) > 1:
+        first, state = advance(model, ids[:1], start, state)
+        rest, state = advance(model, ids[1:], start + 1, state)
+        return torch.cat((first, rest)), state
     positions = torch.arange(start, start + len(ids))
     with torch.inference_mode():
         return model.advance(torch.tensor(ids), positions, no_attention, state)
