@@ -51,6 +51,7 @@ class TransformersModel:
         self._base = _layers_of(model)
         self._config = model.config.get_text_config(decoder=True)
         self._output: type[Any] = dict
+        self._dtype: torch.dtype = model.dtype
         self.max_position = min(_position_limit(model, self._config), max_context or 1 << 62)
         self.layers: Sequence[LayerSpec] = ()
         self.rotary: Sequence[RotaryTable] = ()
@@ -71,8 +72,7 @@ class TransformersModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._model.dtype
-        return dtype
+        return self._dtype
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -180,6 +180,8 @@ class TransformersModel:
             hidden = self._run(probing, ids, torch.full_like(ids, position), attention_mask=ones, use_cache=False)
         finally:
             self._modules.replace = None
+        # that of KV: quantized weights have others, and some models keep some weights in float32
+        self._dtype = probing.dtype or self._dtype
         return probing.layers, hidden
 
     def _rotate_here(self, probed: Sequence[Probed]) -> None:

@@ -50,19 +50,21 @@ class Probed:
 
 
 class ProbingPass:
-    """The attention of the probing pass; afterwards `layers` has what each call has shown.
+    """The attention of the probing pass; afterwards `layers` has what each call has shown, `dtype` that of values.
 
     The pass runs over `tokens(vocab_size)`, with `angles` as what the rotary modules return.
     """
 
     def __init__(self, max_position: int) -> None:
         self.layers: list[Probed] = []
+        self.dtype: torch.dtype | None = None
         self._max_position = max_position
         self._windows: list[int | None] = []
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Any) -> Tensor:
         samples = torch.cat([x[0].transpose(0, 1).reshape(_PATTERNS, -1, x.shape[-1]) for x in (q, k)], 1)
         rotation = _rotation(samples.float(), _ROUNDING.get(q.dtype, _COARSE_ROUNDING))
+        self.dtype = v.dtype
         scaling = options.get("scaling")
         sinks = options.get("s_aux")
         spec = LayerSpec(

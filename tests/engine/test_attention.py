@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ CPU = torch.device("cpu")
 ROTARY = RotaryTable.of(RopeFrequencies(tuple(0.7**i for i in range(DIM // 2)), 1.0), 2000, CPU)
 
 
-def layer_spec(rope: bool, window: int | None) -> LayerSpec:
-    return LayerSpec(KV_HEADS, DIM, SCALE, rotary=0 if rope else None, window=window)
+def layer_spec(rope: bool, window: int | None, **more: Any) -> LayerSpec:
+    return LayerSpec(KV_HEADS, DIM, SCALE, rotary=0 if rope else None, window=window, **more)
 
 
 @dataclass
@@ -86,7 +87,13 @@ class Bench:
         behind = asked[:, None] - seen
         mask = (behind >= 0) & (behind < (self.spec.window or len(keys)))
         k, v = (tensor.repeat_interleave(HEADS // KV_HEADS, 1).transpose(0, 1) for tensor in (keys, values))
-        scores = (q.float().transpose(0, 1) @ k.transpose(1, 2) * SCALE).masked_fill(~mask, float("-inf"))
+        scores = q.float().transpose(0, 1) @ k.transpose(1, 2) * SCALE
+        if (cap := self.spec.softcap) is not None:
+            scores = torch.tanh(scores / cap) * cap
+        scores = scores.masked_fill(~mask, float("-inf"))
+        if (sinks := self.spec.sinks) is not None:
+            scores = torch.cat((scores, sinks[:, None, None].expand(-1, len(q), 1)), -1)
+            v = torch.cat((v, torch.zeros_like(v[:, :1])), 1)
         mixed: Tensor = scores.softmax(-1) @ v
         return mixed.transpose(0, 1)
 
@@ -95,8 +102,20 @@ class Bench:
 @pytest.mark.parametrize("window", [None, 3, 20, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_over_moved_segments_with_partly_filled_blocks(rope: bool, window: int | None, dtype: torch.dtype) -> None:
+    assert_rows_are_right(layer_spec(rope, window), dtype)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("softcap", [None, 0.7])
+@pytest.mark.parametrize("sunk", [True, False])
+def test_capped_scores_and_sinks_over_moved_segments(window: int | None, softcap: float | None, sunk: bool) -> None:
+    sinks = torch.linspace(-2, 3, HEADS) if sunk else None
+    assert_rows_are_right(layer_spec(True, window, softcap=softcap, sinks=sinks), torch.float32)
+
+
+def assert_rows_are_right(spec: LayerSpec, dtype: torch.dtype) -> None:
     for seed in range(8):
-        bench = Bench(layer_spec(rope, window), dtype, seed)
+        bench = Bench(spec, dtype, seed)
         rows, expected, inputs = [], [], []
         for _ in range(bench.random.randint(1, 3)):
             earlier = [
