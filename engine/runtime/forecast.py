@@ -1,7 +1,7 @@
 """Forecast: how long a prefill will take on this device, learned from the steps it has computed.
 
-A step's time is taken as a·1 + b·tokens + c·pairs, pairs being what attention compares: exact in form for a device
-that is busy computing, and good enough for one that reads weights. Knows nothing of questions or chunks.
+A step's time is taken as a·1 + b·rows + c·tokens + d·pairs: reading weights, launching attention for each row, the
+layers, and what attention compares. Knows nothing of questions or chunks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _KEPT_PER_SIZE = 24
 _OUTLIER = 0.25
 """Observations that are off by more than this share count less: the device was busy with something else."""
 
-_SUBSETS = ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2])
+Step = tuple[float, float, float, float]
+"""Rows, tokens, pairs and seconds of an observed step."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Forecast:
 
     def __init__(self, slice_tokens: int) -> None:
         self._slice_tokens = slice_tokens
-        self._observed: dict[int, deque[tuple[float, float, float]]] = {}
+        self._observed: dict[int, deque[Step]] = {}
         self._times: NDArray[np.float64] | None = None
         self.observations = 0
 
@@ -58,14 +59,14 @@ class Forecast:
         """A step that computed `work` has taken so long."""
         items = list(work)
         tokens, pairs = sum(item.tokens for item in items), sum(item.pairs for item in items)
-        self.observations += self._keep(tokens, pairs, seconds)
+        self.observations += self._keep((len(items), tokens, pairs, seconds))
 
-    def _keep(self, tokens: float, pairs: float, seconds: float) -> bool:
+    def _keep(self, step: Step) -> bool:
         """Add an observation, if it can be one; the oldest of its size goes when there are many."""
-        if not (1 <= tokens < math.inf and 0 < pairs < math.inf and 0 < seconds < math.inf):
+        rows, tokens, _, _ = step
+        if not (1 <= rows <= tokens and all(0 < value < math.inf for value in step)):
             return False
-        size = int(math.log2(tokens))
-        self._observed.setdefault(size, deque(maxlen=_KEPT_PER_SIZE)).append((tokens, pairs, seconds))
+        self._observed.setdefault(int(math.log2(tokens)), deque(maxlen=_KEPT_PER_SIZE)).append(step)
         self._times = None
         return True
 
@@ -73,10 +74,14 @@ class Forecast:
         """Predicted time of a prefill in slices; None before anything was observed."""
         if not self._observed:
             return None
+        if not work:
+            return 0.0
         if self._times is None:
-            self._times = _fit([row for rows in self._observed.values() for row in rows])
+            self._times = _fit([step for steps in self._observed.values() for step in steps])
         tokens = sum(item.tokens for item in work)
-        features = (-(-tokens // self._slice_tokens), tokens, sum(item.pairs for item in work))
+        steps = -(-tokens // self._slice_tokens)
+        # most ends of slices fall within an item, which then is one row more
+        features = (steps, len(work) + steps - 1, tokens, sum(item.pairs for item in work))
         return float(np.dot(features, self._times))
 
     # -- between runs ----------------------------------------------------------------------------------------------
@@ -84,8 +89,8 @@ class Forecast:
     def load(self, path: Path) -> None:
         """Begin with what an earlier run observed; a file that is missing or damaged is as good as none."""
         try:
-            for tokens, pairs, seconds in json.loads(path.read_text(encoding="utf-8")):
-                self._keep(float(tokens), float(pairs), float(seconds))
+            for rows, tokens, pairs, seconds in json.loads(path.read_text(encoding="utf-8")):
+                self._keep((float(rows), float(tokens), float(pairs), float(seconds)))
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, OverflowError) as error:
@@ -93,26 +98,25 @@ class Forecast:
 
     def save(self, path: Path) -> None:
         """Keep what was observed for the next run; losing it is no harm, so errors are only logged."""
-        rows = [row for rows in self._observed.values() for row in rows]
+        steps = [step for steps in self._observed.values() for step in steps]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(".part")
-            draft.write_text(json.dumps(rows), encoding="utf-8")
+            draft.write_text(json.dumps(steps), encoding="utf-8")
             draft.replace(path)
         except OSError as error:
             logger.warning("%s can't be written: %s", path, error)
 
 
-def _fit(rows: Sequence[tuple[float, float, float]]) -> NDArray[np.float64]:
-    """Times per step, token and pair, none negative, that leave the least relative error over (tokens, pairs, seconds).
+def _fit(steps: Sequence[Step]) -> NDArray[np.float64]:
+    """Times per step, row, token and pair, none negative, that leave the least relative error.
 
     Least squares on relative errors; what fits badly at first counts less the second time.
     """
-    table = np.array(rows, dtype=np.float64)
-    seconds = table[:, 2:]
-    features = np.column_stack((np.ones(len(table)), table[:, 0], table[:, 1])) / seconds
+    table = np.array(steps, dtype=np.float64)
+    features = np.column_stack((np.ones(len(table)), table[:, :3])) / table[:, 3:]
     weights = np.ones(len(table))
-    times = np.zeros(3)
+    times = np.zeros(features.shape[1])
     for _ in range(3):
         times = _least_squares(features * weights[:, None], weights)
         errors = np.abs(features @ times - 1)
@@ -121,19 +125,14 @@ def _fit(rows: Sequence[tuple[float, float, float]]) -> NDArray[np.float64]:
 
 
 def _least_squares(features: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """x ≥ 0 that leaves the least of |features · x − target|, features [n, 3], target [n].
+    """x ≥ 0 that leaves little of |features · x − target|; features [n, terms] and target [n] are positive.
 
-    A term that would come out negative is left out: if need be all subsets are tried, since there are only seven.
+    Terms that come out negative are left out, the most negative first: all but the same as the best such x, and quick.
     """
-    best, least = np.zeros(3), math.inf
-    for chosen in _SUBSETS:
-        columns = features[:, chosen]
-        scale = np.maximum(np.linalg.norm(columns, axis=0), 1e-30)
-        found = np.linalg.lstsq(columns / scale, target, rcond=None)[0] / scale
-        error = float(np.sum((columns @ found - target) ** 2))
-        if (found >= 0).all() and error < least:
-            best, least = np.zeros(3), error
-            best[chosen] = found
-            if len(chosen) == 3:
-                break  # leaving terms out can't make it better
+    scaled = features / (scale := np.linalg.norm(features, axis=0))
+    chosen = list(range(features.shape[1]))
+    while (found := np.linalg.lstsq(scaled[:, chosen], target, rcond=None)[0]).min() < 0:
+        del chosen[int(found.argmin())]
+    best = np.zeros(features.shape[1])
+    best[chosen] = found / scale[chosen]
     return best

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.runtime.forecast import Forecast, Work
+from engine.runtime.forecast import Forecast, Step, Work
 
 SLICE = 256
-PER_STEP, PER_TOKEN, PER_PAIR = 0.02, 0.004, 3e-7
+PER_STEP, PER_ROW, PER_TOKEN, PER_PAIR = 0.02, 0.01, 0.004, 3e-7
 QUESTION = [Work(40, 300), Work(900, 17)]
 
 WORKS = st.builds(Work, st.integers(0, 100_000), st.integers(1, 4096))
@@ -22,7 +22,8 @@ STEPS = st.lists(st.tuples(st.lists(WORKS, max_size=4), st.floats(1e-6, 1e3)), m
 
 def true_seconds(work: list[Work], steps: int) -> float:
     tokens, pairs = sum(item.tokens for item in work), sum(item.pairs for item in work)
-    return PER_STEP * steps + PER_TOKEN * tokens + PER_PAIR * pairs
+    rows = len(work) + steps - 1  # a slice that ends within an item makes two rows of it
+    return PER_STEP * steps + PER_ROW * rows + PER_TOKEN * tokens + PER_PAIR * pairs
 
 
 def steps_of_all_sizes(count: int, draw: random.Random) -> list[list[Work]]:
@@ -105,12 +106,12 @@ def test_it_is_never_negative_and_more_work_never_takes_less(
 @given(st.lists(st.tuples(WORKS, st.floats(1e-6, 1e3)), max_size=300))
 def test_what_it_keeps_is_bounded_and_the_newest(observed: list[tuple[Work, float]]) -> None:
     forecast = Forecast(SLICE)
-    sizes: dict[int, list[tuple[float, float, float]]] = {}
+    sizes: dict[int, list[Step]] = {}
     for work, seconds in observed:
         forecast.observe([work], seconds)
-        sizes.setdefault(work.tokens.bit_length(), []).append((work.tokens, work.pairs, seconds))
+        sizes.setdefault(work.tokens.bit_length(), []).append((1, work.tokens, work.pairs, seconds))
     kept = {size: rows[-24:] for size, rows in sizes.items()}
-    assert {int(rows[0][0]).bit_length(): [*rows] for rows in forecast._observed.values()} == kept
+    assert {int(rows[0][1]).bit_length(): [*rows] for rows in forecast._observed.values()} == kept
     assert forecast.observations == len(observed)
 
 
@@ -142,11 +143,11 @@ def test_a_file_that_is_missing_is_no_trouble(tmp_path: Path, caplog: pytest.Log
         b"5",
         b"null",
         b'{"tokens": 1}',
-        b"[1, 2, 3]",
-        b"[[1, 2]]",
-        b'[["a", "b", "c"]]',
-        b"[[null, 1, 1]]",
-        b"[[1" + b"0" * 400 + b", 1, 1]]",
+        b"[1, 2, 3, 4]",
+        b"[[1, 2, 3]]",
+        b'[["a", "b", "c", "d"]]',
+        b"[[1, null, 1, 1]]",
+        b"[[1, 1" + b"0" * 400 + b", 1, 1]]",
     ],
 )
 def test_a_damaged_file_is_begun_anew(content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -158,15 +159,15 @@ def test_a_damaged_file_is_begun_anew(content: bytes, tmp_path: Path, caplog: py
     assert "begun anew" in caplog.text
     forecast.observe([Work(0, 10)], 0.25)
     forecast.save(path)
-    assert json.loads(path.read_text()) == [[10, 55.0, 0.25]]
+    assert json.loads(path.read_text()) == [[1, 10, 55.0, 0.25]]
 
 
 @pytest.mark.parametrize(
-    "row", ["[1e999, 1, 1]", "[0, 1, 1]", "[8, -1, 1]", "[8, 36, 0]", "[8, 36, NaN]", "[NaN, 1, 1]"]
+    "row", ["1, 1e999, 1, 1", "1, 0, 1, 1", "0, 8, 36, 1", "9, 8, 36, 1", "1, 8, -1, 1", "1, 8, 36, 0", "1, 8, 36, NaN"]
 )
 def test_impossible_observations_in_a_file_are_passed_over(row: str, tmp_path: Path) -> None:
     path = tmp_path / "model.json"
-    path.write_text(f"[{row}, [10, 55.0, 0.25]]")
+    path.write_text(f"[[{row}], [1, 10, 55.0, 0.25]]")
     forecast = Forecast(SLICE)
     forecast.load(path)
     assert forecast.seconds([Work(0, 10)]) == pytest.approx(0.25)
