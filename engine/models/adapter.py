@@ -29,6 +29,9 @@ from engine.models.rotary import RotaryTable
 
 logger = logging.getLogger(__name__)
 
+_LEAST_CONTEXT = 256
+"""Tokens for which there are tables in any case: the proof needs some."""
+
 
 class TransformersModel:
     """A transformers model as a `LanguageModel`.
@@ -52,7 +55,8 @@ class TransformersModel:
         self._config = model.config.get_text_config(decoder=True)
         self._output: type[Any] = dict
         self._dtype: torch.dtype = model.dtype
-        self.max_position = min(_position_limit(model, self._config), max_context or 1 << 62)
+        limit = _position_limit(model, self._config)
+        self.max_position = min(limit, max(max_context or limit, _LEAST_CONTEXT))
         self.layers: Sequence[LayerSpec] = ()
         self.rotary: Sequence[RotaryTable] = ()
         self.exact_only: str | None = None

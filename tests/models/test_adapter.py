@@ -147,6 +147,14 @@ def test_the_context_ends_where_frequencies_would_change():
     assert adapted("llama-dynamic").max_position == 4096
 
 
+@pytest.mark.parametrize("max_context", [20, 1000])
+def test_tables_are_no_longer_than_the_context_needs(max_context):
+    model = load_transformers_model(tiny_model("gemma3"), device=CPU, dtype=torch.float32, max_context=max_context)
+    assert model.exact_only is None
+    assert max_context <= model.max_position <= max(max_context, 256)
+    assert all(len(table.cos) == 2 * model.max_position for table in model.rotary)
+
+
 def test_a_rotation_that_is_followed_by_a_norm_is_left_to_the_model(tmp_path):
     folder = tiny_from(tmp_path, "hunyuan_v1_dense")
     model = load_transformers_model(folder, device=CPU, dtype=torch.float32)
