@@ -21,15 +21,21 @@ from benchmarks.fidelity_cases import CASES, Case
 from benchmarks.fidelity_memory import remember
 from benchmarks.fidelity_report import Report, Sample
 from benchmarks.fidelity_sets import Loaded, load_sets
-from benchmarks.reader import Reader, cost
+from benchmarks.reader import Mode, Reader, cost
 from engine.chunk_kv import ChunkKV
 from engine.config import EngineConfig
 from engine.errors import EngineError
 from engine.model import LoadedModel, load_model
-from engine.reuse import DEFAULT_REPAIR, Repair
+from engine.repair import Repair
+from engine.reuse import DEFAULT_REPAIR
 from engine.runtime.prefill import Prefill
 
-MODES = {"near": Repair(first_tokens=0, seam_tokens=0), "repaired": DEFAULT_REPAIR, "exact": None}
+MODES = {
+    "near": Mode(Repair(share=0, seam=0)),
+    "repaired": Mode(DEFAULT_REPAIR),
+    "repaired, 64 tokens of what is new": Mode(DEFAULT_REPAIR, 64),
+    "exact": None,
+}
 POOL_TOKENS = 100_000
 
 
@@ -72,21 +78,21 @@ def _measure(reader: Reader, loaded: Loaded, case: Case, answer_tokens: int) -> 
     cold = _prefill(reader, f"{name} cold", loaded, case, {}, None)
     questions = [_ask_cold(reader, cold, kind, text, answer_tokens) for kind, text in loaded.questions]
     cold.close()
-    for mode, repair in MODES.items():
-        world = f"{name} {mode}"
-        prefill = _prefill(reader, world, loaded, case, case.kv_before(reader, world, loaded), repair)
+    for label, mode in MODES.items():
+        world = f"{name} {label}"
+        prefill = _prefill(reader, world, loaded, case, case.kv_before(reader, world, loaded), mode)
         for asked in questions:
-            yield _compare(reader, prefill, loaded, case, mode, asked)
+            yield _compare(reader, prefill, loaded, case, label, asked)
         prefill.close()
 
 
 def _prefill(
-    reader: Reader, world: str, loaded: Loaded, case: Case, kv: dict[str, ChunkKV], repair: Repair | None
+    reader: Reader, world: str, loaded: Loaded, case: Case, kv: dict[str, ChunkKV], mode: Mode | None
 ) -> Prefill:
     """The KV after the change, where `kv` says what was there before it."""
     manager = reader.context(world, case.files_before(loaded), kv)
     case.change(manager, loaded)
-    return reader.compute(manager, repair)
+    return reader.compute(manager, mode)
 
 
 def _ask_cold(reader: Reader, cold: Prefill, kind: str, text: str, answer_tokens: int) -> Asked:

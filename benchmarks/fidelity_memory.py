@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.fidelity_report import Memory
 from benchmarks.fidelity_sets import Loaded
-from benchmarks.reader import Reader, add
+from benchmarks.reader import Mode, Reader, add
 from engine.context_manager import ContextManager
-from engine.reuse import Repair
 from engine.runtime.prefill import Prefill
 
 PATH = "settings/quota.py"
@@ -18,7 +17,7 @@ QUESTION = "What is MAX_QUOTA_UNITS in settings/quota.py?"
 ANSWER = "MAX_QUOTA_UNITS = "
 
 
-def remember(reader: Reader, sets: Sequence[Loaded], modes: Mapping[str, Repair | None]) -> Iterator[Memory]:
+def remember(reader: Reader, sets: Sequence[Loaded], modes: Mapping[str, Mode | None]) -> Iterator[Memory]:
     """Probability of the value that was, in each mode, when the chunk with it is switched off or has another value."""
     for loaded in sets:
         files = [loaded.files[0], (PATH, FACT.format(value=VALUE)), *loaded.files[1:]]

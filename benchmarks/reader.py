@@ -6,6 +6,7 @@ Chunks, reuse, repairs and attention are the engine's very code; only scheduling
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,18 +14,26 @@ from torch import Tensor
 from engine.attention.base import AttentionRow
 from engine.chunk import Chunk
 from engine.chunk_kv import ChunkKV
-from engine.composition import Composition
 from engine.context_manager import ContextManager
 from engine.hashing import TokenArray, extend_hash, token_array
 from engine.kv.block_manager import BlockManager
 from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel
 from engine.prompt import PromptBuilder
-from engine.reuse import NearKV, Repair
+from engine.repair import Repair, plan_repairs
+from engine.reuse import NearKV
 from engine.runtime.prefill import Prefill, Tail
 from engine.runtime.runner import Runner
 from engine.runtime.scheduler import StepRow
 from engine.types import ChunkKind, FidelityLabel
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way of using near KV; `foreign_tokens` as for `plan_repairs`."""
+
+    repair: Repair
+    foreign_tokens: int = 0
 
 
 class Reader:
@@ -60,15 +69,18 @@ class Reader:
         """Token ids of plain text."""
         return self._model.tokenizer.encode(text, special=False)
 
-    def compute(
-        self, manager: ContextManager, repair: Repair | None, composition: Composition | None = None
-    ) -> Prefill:
-        """Bring the KV of what is active (or of `composition`) about and remember where it is.
+    def compute(self, manager: ContextManager, mode: Mode | None) -> Prefill:
+        """Bring the KV of what is active about and remember where it is.
 
-        `repair` None computes whatever isn't exact; else near KV is used, repaired as it says. Close the result.
+        `mode` None computes whatever isn't exact; else near KV is used, repaired as it says. Close the result.
         """
-        composition = composition or manager.composition()
-        near = NearKV(manager.kv, manager.known(composition), repair) if repair is not None else None
+        composition = manager.composition()
+        near = None
+        if mode is not None:
+            repairs = plan_repairs(
+                self._store, composition, manager.kv, manager.versions(), mode.repair, mode.foreign_tokens
+            )
+            near = NearKV(manager.kv, repairs, mode.repair)
         prefill = Prefill(self._store, composition, near)
         while slices := prefill.next_slices(self._slice_tokens):
             rows = [StepRow(manager, piece.row, piece.tokens, False) for piece in slices]  # type: ignore[arg-type]
@@ -94,8 +106,8 @@ class Reader:
         with _Opened(self._store, prefill, token_array(list(tail))) as opened:
             while True:
                 piece = opened.next_slice(self._slice_tokens)
-                logits, states = self._runner.run([StepRow(opened, piece.row, piece.tokens, piece.sample)])  # type: ignore[arg-type]
-                opened.advanced(states[0])
+                logits, results = self._runner.run([StepRow(opened, piece.row, piece.tokens, piece.sample)])  # type: ignore[arg-type]
+                opened.advanced(results[0].state)
                 if logits is None:
                     continue
                 token = int(logits[0].argmax())

@@ -72,11 +72,14 @@ class Answers:
         budget: float | None,
     ) -> NearKV | None:
         """What a question whose turn has come may use besides exact KV; what it finds near is made exact later."""
-        if manager is None or self._state.outlook(manager, composition, tail, fidelity, budget).mode == "exact":
+        if manager is None:
+            return None
+        outlook = self._state.outlook(manager, composition, tail, fidelity, budget)
+        if outlook.mode == "exact":
             return None
         manager.kept_up = True
         self._state.keep_up(manager)
-        return self._state.near(manager, composition)
+        return outlook.near
 
     def _generation(self, question: Question, stream: ChatStream) -> Generation:
         model = self._state.model

@@ -274,7 +274,7 @@ class Context:
 
     def _infos(self) -> list[ChunkInfo]:
         manager, composition = self._manager, self._manager.composition()
-        near = self._state.near(manager, composition)
+        near = self._state.near(manager, composition, 0.0)
         found, kv_hash = assess(self._state.store, composition, near)
         states = {residency.piece.chunk: residency for residency in found}
         for leaf in manager.leaves(manager):

@@ -105,11 +105,12 @@ class ContextManager:
         hashes = dict.fromkeys(hash for chunk in chunks for hash in chunk.parts or (chunk.hash,))
         return [by_hash[hash] for hash in hashes]
 
-    def known(self, composition: Composition) -> Set[str]:
-        """Identities of what the composition shows, earlier versions of its chunks included."""
-        shown = {piece.identity for piece in composition.pieces}
-        sources = [source for chunk in self._chunks if chunk.hash in shown for source in chunk.sources]
-        return shown.union(*(self._versions.get(source, ()) for source in sources))
+    def versions(self) -> dict[str, Set[str]]:
+        """For each chunk's hash those of earlier versions of it."""
+        return {
+            chunk.hash: frozenset().union(*(self._versions.get(source, ()) for source in chunk.sources))
+            for chunk in self._chunks
+        }
 
     def answers(self) -> dict[str, tuple[int, ...]]:
         """Token ids of the answers given here, by their text."""

@@ -18,7 +18,8 @@ from engine.kv.block_manager import BlockManager
 from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel, Progress, load_model
 from engine.prompt import PromptBuilder
-from engine.reuse import DEFAULT_REPAIR, Repair
+from engine.repair import Repair
+from engine.reuse import DEFAULT_REPAIR
 from engine.runtime.forecast import Forecast
 from engine.runtime.runner import Runner
 from engine.runtime.sampler import Sampler

@@ -6,7 +6,7 @@ Reads only. A plan shows it before anything is sent; a question asks it when its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.composition import Composition
@@ -27,12 +27,14 @@ class Outlook:
         residencies: of the pieces before the tail.
         reused: tokens reused of each of them, and of the tail.
         seconds: predicted time to the first token; None before anything was measured.
+        near: what is used besides exact KV; None in exact mode.
     """
 
     mode: Mode
     residencies: tuple[Residency, ...]
     reused: tuple[int, ...]
     seconds: float | None
+    near: NearKV | None = None
 
 
 def look_ahead(
@@ -59,7 +61,8 @@ def look_ahead(
     instant_reused = [residency.instant for residency in residencies]
     instant_reused.append(store.shareable(kv_hash, tail[:-1])[1])
     instant = _outlook("instant", forecast, composition, tail, residencies, instant_reused)
-    return instant if fidelity == "instant" or _better_at_once(exact, instant, budget) else exact
+    at_once = fidelity == "instant" or (near.repairs.safe and _takes_longer(exact, instant, budget))
+    return replace(instant, near=near) if at_once else exact
 
 
 def _outlook(
@@ -80,8 +83,6 @@ def _outlook(
     return Outlook(mode, tuple(residencies), tuple(reused), forecast.seconds(work))
 
 
-def _better_at_once(exact: Outlook, instant: Outlook, budget: float) -> bool:
-    """Whether waiting for exact KV takes longer than the budget, and what is there may be read meanwhile."""
-    if exact.seconds is None or instant.seconds is None or exact.seconds - instant.seconds <= budget:
-        return False
-    return not any(residency.dropped for residency in instant.residencies)
+def _takes_longer(exact: Outlook, instant: Outlook, budget: float) -> bool:
+    """Whether exact KV is further away than the budget; False before anything was measured."""
+    return exact.seconds is not None and instant.seconds is not None and exact.seconds - instant.seconds > budget

@@ -5,7 +5,7 @@ The one place that says so: a prefill carries it out piece by piece, a plan walk
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.chunk_kv import ChunkKV, Span
@@ -13,23 +13,8 @@ from engine.composition import Composition, Piece
 from engine.hashing import TokenArray, extend_hash, taint_hash
 from engine.kv.segment import Segment
 from engine.kv.segment_store import SegmentStore
+from engine.repair import Repair, Repairs, Window
 from engine.types import FidelityLabel
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What is computed anew so that near KV reads well at its seams; measured by `benchmarks/fidelity.py`.
-
-    Attributes:
-        first_tokens: at the beginning of each chunk whose KV has read what stands in the composition no more.
-        seam_tokens: behind a change within a chunk, before its old KV is taken up again.
-        shortest: runs of fewer tokens are computed rather than reused.
-    """
-
-    first_tokens: int = 16
-    seam_tokens: int = 16
-    shortest: int = 16
-
 
 DEFAULT_REPAIR = Repair()
 
@@ -40,16 +25,12 @@ class NearKV:
 
     Attributes:
         kv: where the chunks' KV was last, by chunk hash; looked at when a piece's turn comes.
-        known: identities of what the composition shows, earlier versions of its chunks included.
+        repairs: what of it is computed anew.
     """
 
     kv: Mapping[str, ChunkKV]
-    known: Set[str]
-    repair: Repair = DEFAULT_REPAIR
-
-    def read_dropped(self, segment: Segment) -> bool:
-        """Whether the segment's KV has read something that the composition doesn't show in any version."""
-        return not segment.seen <= self.known
+    repairs: Repairs
+    repair: Repair
 
 
 @dataclass(frozen=True)
@@ -102,7 +83,8 @@ def parts_of(store: SegmentStore, piece: Piece, kv_hash: bytes, near: NearKV | N
             return _finished(piece, kv_hash, (Part(0, len(piece.tokens), whole),), head_key, there=True)
     runs = _runs(store, piece, kv_hash, near) if near else []
     there = sum(run.length for run in runs) == len(piece.tokens)
-    repaired = list(_repaired(runs, near)) if near else []
+    windows = near.repairs.windows.get(piece.chunk or "", ()) if near else ()
+    repaired = list(_repaired(runs, windows, near.repair)) if near else []
     return _finished(piece, kv_hash, tuple(_with_gaps(repaired, len(piece.tokens))), head_key, there=there)
 
 
@@ -145,18 +127,26 @@ def _goes_on_exactly(runs: Sequence[Part], kv_hash: bytes) -> bool:
     return exact and not (len(runs) > 1 and runs[1].first == first.length)
 
 
-def _repaired(runs: Sequence[Part], near: NearKV) -> Iterator[Part]:
-    """The runs, shortened where their first tokens are to be computed anew."""
+def _repaired(runs: Sequence[Part], windows: Sequence[Window], repair: Repair) -> Iterator[Part]:
+    """The runs without what is to be computed anew: the windows, and the seam behind a change."""
     end = 0
     for run in runs:
-        cut = 0
-        if run.first == 0 and run.segment is not None and near.read_dropped(run.segment):
-            cut = near.repair.first_tokens
-        elif run.first > end:
-            cut = near.repair.seam_tokens
+        seam = [(run.first, repair.seam)] if run.first > end else []
         end = run.first + run.length
-        if run.length - cut >= min(near.repair.shortest, run.length):
-            yield Part(run.first + cut, run.length - cut, run.segment, run.offset + cut)
+        for first, last in _outside(run, sorted([*seam, *windows])):
+            if last - first >= min(repair.shortest, run.length):
+                yield Part(first, last - first, run.segment, run.offset + first - run.first)
+
+
+def _outside(run: Part, windows: Sequence[Window]) -> Iterator[tuple[int, int]]:
+    """What of the run lies in no window, as (first, end)."""
+    first, end = run.first, run.first + run.length
+    for start, length in windows:
+        if first < min(start, end):
+            yield first, min(start, end)
+        first = max(first, start + length)
+    if first < end:
+        yield first, end
 
 
 def _with_gaps(runs: Sequence[Part], length: int) -> Iterator[Part]:
@@ -181,14 +171,12 @@ class Residency:
     Attributes:
         exact, instant: tokens that an exact and an instant question would reuse.
         fidelity: of the KV there is, before any work.
-        dropped: whether an instant question would read KV here that has read what is no more in the composition.
     """
 
     piece: Piece
     exact: int
     instant: int
     fidelity: FidelityLabel
-    dropped: bool
 
 
 def assess(store: SegmentStore, composition: Composition, near: NearKV | None) -> tuple[list[Residency], bytes]:
@@ -216,7 +204,6 @@ def assess_piece(
         exact=exact,
         instant=_reused(store, piece, kv_hash, parts),
         fidelity=_state(piece, exact, parts),
-        dropped=near is not None and _reads_dropped(parts, near),
     )
     return residency, parts.kv_hash
 
@@ -235,8 +222,3 @@ def _state(piece: Piece, exact: int, parts: PieceParts) -> FidelityLabel:
     if exact == len(piece.tokens):
         return FidelityLabel.EXACT
     return parts.label if parts.there else FidelityLabel.COLD
-
-
-def _reads_dropped(parts: PieceParts, near: NearKV) -> bool:
-    exact = parts.label is FidelityLabel.EXACT
-    return not exact and any(part.segment is not None and near.read_dropped(part.segment) for part in parts.parts)

@@ -15,7 +15,8 @@ from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel
 from engine.outlook import Outlook, look_ahead
 from engine.prompt import PromptBuilder
-from engine.reuse import NearKV, Repair
+from engine.repair import Repair, plan_repairs
+from engine.reuse import NearKV
 from engine.runtime.forecast import Forecast
 from engine.runtime.scheduler import Scheduler
 from engine.runtime.upkeep import Upkeep
@@ -88,13 +89,18 @@ class EngineState:
 
     def upkeep(self, manager: ContextManager, chosen: Composition | None = None) -> Upkeep:
         """Background work on a context, or on a composition chosen from its chunks."""
-        return Upkeep(manager, self.store, lambda found: self.near(manager, found), self.check_fits, chosen)
+        return Upkeep(manager, self.store, lambda found: self.near(manager, found, 0.0), self.check_fits, chosen)
 
-    def near(self, manager: ContextManager, composition: Composition) -> NearKV | None:
-        """What may be used besides exact KV; None where the model allows nothing else."""
+    def near(self, manager: ContextManager, composition: Composition, budget: float) -> NearKV | None:
+        """What may be used besides exact KV, and what of it is computed anew; None where the model allows nothing else.
+
+        `budget`: seconds that may go into chunks brought in from elsewhere.
+        """
         if self.model.exact_only is not None:
             return None
-        return NearKV(manager.kv, manager.known(composition), self.repair)
+        tokens = self.forecast.tokens_within(budget, composition.tokens)
+        repairs = plan_repairs(self.store, composition, manager.kv, manager.versions(), self.repair, tokens)
+        return NearKV(manager.kv, repairs, self.repair)
 
     def outlook(
         self,
@@ -106,7 +112,7 @@ class EngineState:
     ) -> Outlook:
         """How a question behind `composition` would be answered now; `budget` in seconds, None takes the engine's."""
         budget = self.latency_budget if budget is None else budget
-        near = self.near(manager, composition)
+        near = self.near(manager, composition, budget)
         return look_ahead(self.store, self.forecast, composition, tail, near, fidelity, budget)
 
     def active_keys(self) -> Set[bytes]:

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.kv.segment import Segment
@@ -25,6 +27,7 @@ class AttentionRow:
             directly behind the table, and has blocks for the new tokens.
         num_tokens: how many new tokens, ≥ 1.
         state: what a model with a recurrent state carries up to the first new token; None at the beginning.
+        pieces: where in the table each piece begins whose share of attention is wanted, ascending from 0.
 
     Rows of one step may belong to one sequence: `table` of a later one then holds the segments of those before it,
     whose KV is written in this step before anything is attended to.
@@ -34,11 +37,26 @@ class AttentionRow:
     segment: Segment
     num_tokens: int
     state: object | None = None
+    pieces: tuple[int, ...] = ()
 
     @property
     def position(self) -> int:
         """Global position of the first new token."""
         return self.table.tokens + self.segment.filled
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What a step leaves of a row besides KV.
+
+    Attributes:
+        state: as `AttentionRow.state`, behind the last new token.
+        read: float16 [pieces, num_tokens], the share of attention that each new token paid to each of the row's
+            pieces, mean over heads and some layers; None if the row named none, or the backend can't tell.
+    """
+
+    state: object | None = None
+    read: NDArray[np.float16] | None = None
 
 
 class AttentionBackend(ABC):
@@ -51,6 +69,10 @@ class AttentionBackend(ABC):
     @abstractmethod
     def plan(self, rows: Sequence[AttentionRow]) -> None:
         """Prepare a step; the new tokens of all rows come concatenated, in this order."""
+
+    def read(self) -> list[NDArray[np.float16] | None]:
+        """For each row of the step that was just computed what `RowResult.read` says; None where it can't tell."""
+        return []
 
     @abstractmethod
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

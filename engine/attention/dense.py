@@ -98,14 +98,20 @@ def _attend_plain(
     return torch.cat(outputs, 1), torch.cat(sums, 1)
 
 
-def merge(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+def merge(parts: list[tuple[Tensor, Tensor]], weights: Tensor | None = None) -> Tensor:
     """Attention over the union of disjoint key sets from the parts' outputs and LSEs; every query sees some key.
 
     With m = max LSEᵢ the result is Σ e^(LSEᵢ−m)·Oᵢ / Σ e^(LSEᵢ−m), summed in float32 (FlashDecoding's merge).
+    `weights` are those of `shares`, if they are at hand.
     """
     if len(parts) == 1:
         return parts[0][0]
     outputs = torch.stack([output for output, _ in parts]).float()
-    weights = torch.softmax(torch.stack([lse for _, lse in parts]), dim=0)
+    weights = shares(parts) if weights is None else weights
     # in place: for many queries this is memory traffic, and another tensor of this size doubles it
     return outputs.mul_(weights[..., None]).sum(0).to(parts[0][0].dtype)
+
+
+def shares(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The share of attention that each part gets, float32 [parts, heads, n]; sums to 1 over the parts."""
+    return torch.softmax(torch.stack([lse for _, lse in parts]), dim=0)

@@ -5,34 +5,53 @@ Nothing is gathered: a segment is read where it lies, by queries rotated back by
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend, AttentionRow
-from engine.attention.dense import attend, merge
+from engine.attention.dense import attend, merge, shares
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
 from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable, Rotation
+
+_WATCH_EVERY = 4
+"""Every so many layers it is noted what the tokens of a row read; more would only cost time."""
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Runs to be read; `turn` says for each which of the rotated copies of the queries reads it, copy 0 has Δ = 0."""
+
+    runs: tuple[Run, ...]
+    turn: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _RowPlan:
     """One row, ready for the layers: its tokens [first, first + count) of the step and the runs before them.
 
-    `turn` says for each run which of the rotated copies of the queries reads it; copy 0 has Δ = 0.
+    Attributes:
+        watched: the runs cut where pieces begin, for the layers in which `read` is noted.
+        piece: the piece that each of these is in, one more than there are for what is in none.
+        read: float32 [pieces + 1, count], summed over the watched layers.
     """
 
     first: int
     count: int
     position: int
-    runs: tuple[Run, ...]
-    turn: tuple[int, ...]
+    runs: _Runs
     copies: int
     rotations: tuple[Rotation, ...]  # of copies · count queries, per rotary table
+    watched: _Runs
+    piece: Tensor
+    read: Tensor
 
 
 class TorchAttention(AttentionBackend):
@@ -63,15 +82,23 @@ class TorchAttention(AttentionBackend):
         runs = (*row.table.runs, *own_runs)
         deltas = sorted({run.delta for run in runs} | {0}, key=lambda delta: (delta != 0, delta))
         asked = range(row.position, row.position + row.num_tokens)
+        cut = _cut(runs, (*row.pieces, row.table.tokens)) if row.pieces else ()
+        starts = np.searchsorted((*row.pieces, row.table.tokens), [run.start for run in cut], side="right") - 1
         return _RowPlan(
             first=first,
             count=row.num_tokens,
             position=row.position,
-            runs=runs,
-            turn=tuple(deltas.index(run.delta) for run in runs),
+            runs=_Runs(runs, tuple(deltas.index(run.delta) for run in runs)),
             copies=len(deltas),
             rotations=self._rotations([position - delta for delta in deltas for position in asked]),
+            watched=_Runs(cut, tuple(deltas.index(run.delta) for run in cut)),
+            piece=self._indices(starts.tolist()),
+            read=torch.zeros(len(row.pieces) + 1, row.num_tokens, device=self._pool.keys[0].device),
         )
+
+    def read(self) -> list[NDArray[np.float16] | None]:
+        layers = len(range(0, len(self._layers), _WATCH_EVERY))
+        return [(row.read[:-1] / layers).half().cpu().numpy() if row.watched.runs else None for row in self._rows]
 
     def _rotations(self, positions: list[int]) -> tuple[Rotation, ...]:
         indices = self._indices(positions)
@@ -92,13 +119,22 @@ class TorchAttention(AttentionBackend):
         spec = self._layers[layer]
         queries = self._rotated_queries(spec, row, q[new])
         parts = [self._attend_new(spec, queries[0], k[new].transpose(0, 1), v[new].transpose(0, 1))]
-        for run, turn in zip(row.runs, row.turn, strict=True):
+        if spec.sinks is not None:
+            parts.append((torch.zeros_like(parts[0][0]), spec.sinks[:, None].expand(-1, row.count)))
+        before = len(parts)
+        watched = bool(row.watched.runs) and not layer % _WATCH_EVERY
+        runs = row.watched if watched else row.runs
+        pieces = list[int]()
+        for index, (run, turn) in enumerate(zip(runs.runs, runs.turn, strict=True)):
             part = self._attend_run(layer, row, run, queries[turn])
             if part is not None:
                 parts.append(part)
-        if spec.sinks is not None:
-            parts.append((torch.zeros_like(parts[0][0]), spec.sinks[:, None].expand(-1, row.count)))
-        return merge(parts).transpose(0, 1)
+                pieces.append(index)
+        if not watched or not pieces:
+            return merge(parts).transpose(0, 1)
+        weights = shares(parts)
+        row.read.index_add_(0, row.piece[pieces], weights[before:].mean(1))
+        return merge(parts, weights).transpose(0, 1)
 
     def _rotated_queries(self, spec: LayerSpec, row: _RowPlan, q: Tensor) -> list[Tensor]:
         """A copy of q [n, heads, d] per Δ of the row, as [heads, n, d], each rotated once from the original."""
@@ -133,3 +169,13 @@ class TorchAttention(AttentionBackend):
             seen = torch.arange(run.start + lost, run.start + run.length, device=q.device)
             allowed = asked[:, None] - seen < window
         return attend(q, k, v, scale=spec.scale, softcap=spec.softcap, allowed=allowed)
+
+
+def _cut(runs: Sequence[Run], places: Sequence[int]) -> tuple[Run, ...]:
+    """The runs, parted at these global positions."""
+    parted: list[Run] = []
+    for run in runs:
+        inside = [place for place in places if run.start < place < run.start + run.length]
+        for start, end in itertools.pairwise((run.start, *inside, run.start + run.length)):
+            parted.append(Run(run.slot + start - run.start, end - start, start, run.delta))
+    return tuple(parted)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.hashing import TokenArray, extend_hash
 
 
@@ -15,6 +20,7 @@ class Segment:
         blocks: block i holds tokens i·block_size …; all but the last are full once computed.
         filled: tokens whose KV is there; only ever grows.
         seen: identities of the pieces that stood before it when it was computed (see `Piece.identity`).
+        read: for pieces that stood before it the share of attention that each token paid to them, float16 [n].
         state: what a model with a recurrent state carries behind the last filled token; None for all others.
         pins: users that need it to stay: prefills under way and running answers.
         last_used: the store's clock when it was last pinned.
@@ -23,7 +29,19 @@ class Segment:
     Invariants: filled ≤ len(tokens); blocks hold at least `filled` tokens; KV once filled is never written again.
     """
 
-    __slots__ = ("blocks", "filled", "key", "last_used", "pins", "prefix_hash", "seen", "start", "state", "tokens")
+    __slots__ = (
+        "blocks",
+        "filled",
+        "key",
+        "last_used",
+        "pins",
+        "prefix_hash",
+        "read",
+        "seen",
+        "start",
+        "state",
+        "tokens",
+    )
 
     def __init__(
         self,
@@ -40,6 +58,7 @@ class Segment:
         self.blocks = blocks
         self.filled = filled
         self.seen = seen
+        self.read: dict[str, NDArray[np.float16]] = {}
         self.state: object | None = None
         self.pins = 0
         self.last_used = 0
@@ -48,6 +67,12 @@ class Segment:
     @property
     def complete(self) -> bool:
         return self.filled == len(self.tokens)
+
+    def note_read(self, pieces: Sequence[str], read: NDArray[np.float16]) -> None:
+        """The tokens behind the filled ones paid these shares, float16 [pieces, count], to the pieces before them."""
+        for piece, shares in zip(pieces, read, strict=True):
+            whole = self.read.setdefault(piece, np.zeros(len(self.tokens), dtype=np.float16))
+            whole[self.filled : self.filled + len(shares)] = shares
 
     def slots(self, first: int, count: int, block_size: int) -> list[int]:
         """Pool slots of tokens `first` to `first + count`."""

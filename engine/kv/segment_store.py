@@ -112,7 +112,12 @@ class SegmentStore:
         except OutOfMemoryError:
             self.blocks.release(blocks)
             raise
-        return Segment(prefix_hash, tokens, start, [*blocks, *own], shared, seen)
+        segment = Segment(prefix_hash, tokens, start, [*blocks, *own], shared, seen)
+        if donor is not None:
+            segment.read = {
+                piece: np.pad(read[:shared], (0, len(tokens) - shared)) for piece, read in donor.read.items()
+            }
+        return segment
 
     def append(self, segment: Segment, token: int) -> None:
         """Add a token, not yet computed, to a private segment."""

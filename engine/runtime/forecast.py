@@ -6,6 +6,7 @@ layers, and what attention compares. Knows nothing of questions or chunks.
 
 from __future__ import annotations
 
+import bisect
 import json
 import logging
 import math
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 logger = logging.getLogger(__name__)
 
 _KEPT_PER_SIZE = 24
+_MOST_FORESEEN = 1 << 20
 _OUTLIER = 0.25
 """Observations that are off by more than this share count less: the device was busy with something else."""
 
@@ -83,6 +85,13 @@ class Forecast:
         # most ends of slices fall within an item, which then is one row more
         features = (steps, len(work) + steps - 1, tokens, sum(item.pairs for item in work))
         return float(np.dot(features, self._times))
+
+    def tokens_within(self, seconds: float, position: int) -> int:
+        """How many tokens can be computed in that time at `position`; 0 before anything was observed."""
+        if not self._observed:
+            return 0
+        counts = range(1, _MOST_FORESEEN)
+        return bisect.bisect_right(counts, seconds, key=lambda count: self.seconds([Work(position, count)]) or 0.0)
 
     # -- between runs ----------------------------------------------------------------------------------------------
 

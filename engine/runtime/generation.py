@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine.attention.base import RowResult
 from engine.chat_stream import ChatStream
 from engine.chunk_kv import ChunkKV
 from engine.composition import Composition
@@ -110,13 +111,13 @@ class Generation:
             raise
         return [self._tail.next_slice(max_tokens)]
 
-    def advanced(self, states: Sequence[object | None]) -> None:
-        """The slices handed out last are computed; `states` are what the model carries behind each."""
+    def advanced(self, results: Sequence[RowResult]) -> None:
+        """The slices handed out last are computed, with these results."""
         assert self._prefill is not None
         before = self._prefill.in_flight
-        self._prefill.advanced(states[:before])
+        self._prefill.advanced(results[:before])
         if self._tail is not None:
-            computed = self._tail.advanced(states[-1])
+            computed = self._tail.advanced(results[-1].state)
             self._prefilled_of_tail += computed if not self.generated else 0
 
     def progress(self) -> PopulateProgress | None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.attention.base import AttentionRow
+from engine.attention.base import AttentionRow, RowResult
 from engine.chunk_kv import ChunkKV, Span
 from engine.composition import Composition, Piece
 from engine.errors import OutOfMemoryError
@@ -42,6 +42,16 @@ class _PieceUse:
     prefilled: int = 0
 
 
+@dataclass(frozen=True)
+class _InFlight:
+    """A slice that was handed out: `count` tokens of a segment, for a piece behind `pieces`."""
+
+    segment: Segment
+    count: int
+    use: _PieceUse
+    pieces: tuple[str, ...]
+
+
 class Prefill:
     """Walks the pieces of one composition; what it has placed stays pinned until `close`.
 
@@ -62,8 +72,9 @@ class Prefill:
         self._head_key = composition.pieces[0].key if composition.pieces else composition.base_hash
         self._uses: list[_PieceUse] = []
         self._segment: Segment | None = None
-        self._in_flight: list[tuple[Segment, int, _PieceUse]] = []
+        self._in_flight: list[_InFlight] = []
         self._seen: frozenset[str] = frozenset()
+        self._begins: dict[str, int] = {}
         self._placements: list[Placement] = []
         self.table = VirtualBlockTable.build((), store.block_size)
         self.kv_hash = composition.base_hash
@@ -123,15 +134,18 @@ class Prefill:
             return None
         piece = self._composition.pieces[len(self._uses)]
         if self._uses:
-            self._seen |= {self._uses[-1].piece.identity}
+            before = self._uses[-1].piece
+            self._seen |= {before.identity}
+            self._begins[before.identity] = before.start
         found = parts_of(self._store, piece, self.kv_hash, self._near, self._head_key)
         self._uses.append(_PieceUse(piece, deque(found.parts), found.label, []))
         return self._uses[-1]
 
     def _slice(self, segment: Segment, count: int) -> Slice:
         use = self._uses[-1]
-        self._in_flight.append((segment, count, use))
-        row = AttentionRow(self.table, segment, count, self.state if not segment.filled else segment.state)
+        self._in_flight.append(_InFlight(segment, count, use, tuple(self._begins)))
+        state = segment.state if segment.filled else self.state
+        row = AttentionRow(self.table, segment, count, state, tuple(self._begins.values()))
         return Slice(row, segment.tokens[segment.filled : segment.filled + count])
 
     def _place_computed(self, segment: Segment) -> None:
@@ -147,13 +161,15 @@ class Prefill:
         self.kv_hash = part.kv_hash(self.kv_hash, use.piece.tokens)
         use.spans.append(part.span(segment))
 
-    def advanced(self, states: Sequence[object | None]) -> None:
-        """The slices handed out last are computed; `states` are what the model carries behind each."""
-        for (segment, count, use), state in zip(self._in_flight, states, strict=True):
-            segment.filled += count
-            segment.state = state
-            use.prefilled += count
-            self.prefilled += count
+    def advanced(self, results: Sequence[RowResult]) -> None:
+        """The slices handed out last are computed, with these results."""
+        for slice_, result in zip(self._in_flight, results, strict=True):
+            if result.read is not None:
+                slice_.segment.note_read(slice_.pieces, result.read)
+            slice_.segment.filled += slice_.count
+            slice_.segment.state = result.state
+            slice_.use.prefilled += slice_.count
+            self.prefilled += slice_.count
         self._in_flight.clear()
 
     @property
@@ -181,7 +197,7 @@ class Prefill:
     @property
     def tokens_ready(self) -> int:
         """Tokens of the composition whose KV is there, the piece under way included."""
-        in_flight = sum(count for segment, count, _ in self._in_flight if segment is not self._segment)
+        in_flight = sum(item.count for item in self._in_flight if item.segment is not self._segment)
         return self.table.tokens - in_flight + (self._segment.filled if self._segment else 0)
 
     @property
@@ -196,7 +212,7 @@ class Prefill:
     @property
     def kv(self) -> dict[str, ChunkKV]:
         """For each chunk that is there where its KV is."""
-        unfinished = {id(use) for _, _, use in self._in_flight}
+        unfinished = {id(item.use) for item in self._in_flight}
         return {
             use.piece.chunk: ChunkKV(use.piece.tokens, tuple(use.spans))
             for use in self._uses

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.attention.base import AttentionBackend
+from engine.attention.base import AttentionBackend, RowResult
 from engine.models.advance import advance
 from engine.models.language_model import LanguageModel
 from engine.runtime.scheduler import StepRow
@@ -23,40 +23,40 @@ class Runner:
         self._device = device
 
     @torch.inference_mode()
-    def run(self, rows: Sequence[StepRow]) -> tuple[Tensor | None, list[object | None]]:
+    def run(self, rows: Sequence[StepRow]) -> tuple[Tensor | None, list[RowResult]]:
         """Compute the rows' KV. When it returns the device is done with the step.
 
         Rows of a stateful model are computed one after the other, each going on from its `row.state`; no row may then
         go on from another one of the same step.
 
         Returns:
-            Logits of the rows that sample, float32 [n, vocab], or None if none does; and behind each row's last token
-            the state it has come to, None for models that have none.
+            Logits of the rows that sample, float32 [n, vocab], or None if none does; and what is left of each row.
         """
-        ends, states = self._stateful(rows) if self._decoder.stateful else self._together(rows)
+        ends, results = self._stateful(rows) if self._decoder.stateful else self._together(rows)
         wanted = [index for index, row in enumerate(rows) if row.sample]
         if wanted:
-            return self._decoder.logits(ends[wanted]), states
+            return self._decoder.logits(ends[wanted]), results
         if self._device.type == "cuda":
             # a step's time is then its own, and a question never waits for a queue of them
             torch.cuda.synchronize(self._device)
-        return None, states
+        return None, results
 
-    def _together(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[object | None]]:
+    def _together(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[RowResult]]:
         """Hidden states behind each row's last token [rows, hidden], all rows in one pass."""
         self._attention.plan([row.row for row in rows])
         tokens, positions = self._inputs(rows)
         hidden = self._decoder.forward(tokens, positions, self._attention)
-        return hidden[np.cumsum([len(row.tokens) for row in rows]) - 1], [None] * len(rows)
+        ends = hidden[np.cumsum([len(row.tokens) for row in rows]) - 1]
+        return ends, [RowResult(read=read) for read in self._attention.read() or [None] * len(rows)]
 
-    def _stateful(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[object | None]]:
-        ends, states = list[Tensor](), list[object | None]()
+    def _stateful(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[RowResult]]:
+        ends, results = list[Tensor](), list[RowResult]()
         for row in rows:
             ids = torch.from_numpy(row.tokens.astype(np.int64)).to(self._device)
             hidden, state = advance(self._decoder, self._attention, row.row, ids)
             ends.append(hidden[-1])
-            states.append(state)
-        return torch.stack(ends), states
+            results.append(RowResult(state))
+        return torch.stack(ends), results
 
     def _inputs(self, rows: Sequence[StepRow]) -> tuple[Tensor, Tensor]:
         """Token ids and global positions of all new tokens, int64 [T] each."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from engine.attention.base import AttentionRow
+from engine.attention.base import AttentionRow, RowResult
 from engine.context_manager import ContextManager
 from engine.errors import EngineError, OutOfMemoryError
 from engine.hashing import TokenArray
@@ -156,18 +156,17 @@ class Scheduler:
 
     # -- its results -----------------------------------------------------------------------------------------------
 
-    def computed(self, rows: Sequence[StepRow], states: Sequence[object | None]) -> list[Generation]:
+    def computed(self, rows: Sequence[StepRow], results: Sequence[RowResult]) -> list[Generation]:
         """Note what a step has computed; returns whom to sample for, in the order of the rows that asked for it.
 
-        `states` are what a model with a state carries behind each row. Owners may have ended meanwhile: KV that was
-        written counts only if they still own it.
+        Owners may have ended meanwhile: KV that was written counts only if they still own it.
         """
-        pairs = list(zip(rows, states, strict=True))
+        pairs = list(zip(rows, results, strict=True))
         for owner, group in groupby(pairs, key=lambda pair: pair[0].owner):
             if not self._lives(owner):
                 continue
             of_owner = list(group)
-            owner.advanced([state for _, state in of_owner])
+            owner.advanced([result for _, result in of_owner])
             self._remember(owner)
             if (progress := owner.progress()) is not None:
                 self._progressed(progress)

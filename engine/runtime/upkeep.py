@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from engine.attention.base import RowResult
 from engine.chunk_kv import ChunkKV
 from engine.composition import Composition
 from engine.context_manager import ContextManager
@@ -82,9 +83,9 @@ class Upkeep:
         self.phase = "refine"
         return not done
 
-    def advanced(self, states: Sequence[object | None]) -> None:
+    def advanced(self, results: Sequence[RowResult]) -> None:
         if self._prefill is not None:
-            self._prefill.advanced(states)
+            self._prefill.advanced(results)
 
     @property
     def kv(self) -> dict[str, ChunkKV]:

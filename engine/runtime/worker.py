@@ -83,10 +83,10 @@ class Worker:
     def _compute(self, rows: list[StepRow]) -> None:
         begun = time.perf_counter()
         work = [Work(row.row.position, len(row.tokens)) for row in rows]
-        logits, states = self._runner.run(rows)
+        logits, results = self._runner.run(rows)
         with self._changed:
             self._count(rows)
-            generations = self._scheduler.computed(rows, states)
+            generations = self._scheduler.computed(rows, results)
         tokens = []
         if logits is not None:
             tokens = self._sampler.sample(logits, [generation.sampling for generation in generations])

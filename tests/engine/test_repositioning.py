@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from engine import Engine, SamplingParams
 from engine.context import Context
-from engine.reuse import Repair
+from engine.repair import Repair
 from engine.types import FidelityLabel
 from tests.engine.oracle import assert_greedy, finish, oracle, recorded_logits
 from tests.engine.test_parity import FILES, config
@@ -40,7 +40,7 @@ def rotated(keys: Tensor, model: Any, layer: int, offset: int) -> Tensor:
 def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: str) -> None:
     folder = tiny_model(family)
     model = oracle(folder).model
-    with Engine(config(folder, refine=False), repair=Repair(first_tokens=0)) as engine:
+    with Engine(config(folder, refine=False), repair=Repair(share=0)) as engine:
         context = engine.context()
         for source, text in FILES.items():
             context.add_chunk(text, source=source)
@@ -93,7 +93,7 @@ def test_kv_that_can_not_be_moved_is_never_used_elsewhere(family: str) -> None:
 
 
 def test_switching_reordering_and_composing_move_no_kv() -> None:
-    with Engine(config(tiny_model("llama"), refine=False), repair=Repair(first_tokens=0)) as engine:
+    with Engine(config(tiny_model("llama"), refine=False), repair=Repair(share=0)) as engine:
         context = engine.context()
         for source, text in FILES.items():
             context.add_chunk(text, source=source)
@@ -106,7 +106,7 @@ def test_switching_reordering_and_composing_move_no_kv() -> None:
         context.activate("a.py")
         context.tag("a.py", "first")
         assert engine.stats().kv_tokens_written == written
-        done = finish(context.chat("Who?", SamplingParams(max_tokens=1), fidelity="instant"))
+        done = finish(context.chat("Who?", SamplingParams(max_tokens=1), fidelity="instant", budget=0.0))
         tail = done.usage.prompt_tokens - sum(piece_lengths(context))
         assert engine.stats().kv_tokens_written == written + tail
         engine.check_integrity()

@@ -1,0 +1,182 @@
+"""Repairs: which tokens of near KV are computed anew before it is read, and whether it may be read at all.
+
+KV that has read a chunk which stands before it no more still knows of it. How much so each segment has noted when it
+was computed: the share of attention that each token paid to each piece before it. The few tokens that paid most are
+computed anew; docs/benchmarks.md compares this with all else that was tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.chunk_kv import ChunkKV, Match
+from engine.composition import Composition, Piece
+from engine.kv.segment import Segment
+from engine.kv.segment_store import SegmentStore
+
+Window = tuple[int, int]
+"""First token and number of tokens of a chunk's piece."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How near KV is repaired.
+
+    Attributes:
+        share: of a composition's tokens, at most so many are computed anew because of what they have read.
+        window: tokens that are judged and computed together.
+        safe_read: what near KV may have read of what is gone, as the attention paid to it per token of the
+            composition; beyond it there is repair, and `auto` waits for exact KV if that isn't enough.
+        seam: tokens computed behind a change within a chunk, before its old KV is taken up again.
+        shortest: runs of fewer tokens are computed rather than reused.
+    """
+
+    share: float = 0.05
+    window: int = 8
+    safe_read: float = 0.024
+    seam: int = 16
+    shortest: int = 8
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What to compute anew, by chunk hash; `safe`: what is then read has read little of what is gone or was new."""
+
+    windows: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)
+    safe: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class _Stale:
+    """A run of near KV that has read what is gone; `paid` float16 [n] is the attention that it cost each token."""
+
+    chunk: str
+    first: int
+    paid: NDArray[np.float16]
+
+
+FOREIGN = 0.5
+"""KV that has not read more than this share of the tokens before it counts as brought in from elsewhere."""
+
+
+def plan_repairs(
+    store: SegmentStore,
+    composition: Composition,
+    kv: Mapping[str, ChunkKV],
+    versions: Mapping[str, Set[str]],
+    repair: Repair,
+    foreign_tokens: int,
+) -> Repairs:
+    """What of the composition's near KV to compute anew.
+
+    Args:
+        kv: where the chunks' KV was last, by chunk hash.
+        versions: earlier hashes of the composition's chunks; having read one of them is not having read what is gone.
+        foreign_tokens: how many tokens may be computed at the beginnings of chunks brought in from elsewhere.
+    """
+    plan = _Plan(store, composition, versions, repair)
+    for piece in composition.pieces:
+        chunk_kv = kv.get(piece.chunk or "")
+        if chunk_kv is not None and not _is_exact(store, piece):
+            plan.look_at(piece, chunk_kv)
+        plan.pass_by(piece)
+    return plan.repairs(foreign_tokens)
+
+
+def _is_exact(store: SegmentStore, piece: Piece) -> bool:
+    segment = store.get(piece.key)
+    return segment is not None and segment.complete
+
+
+class _Plan:
+    """One walk over a composition's pieces."""
+
+    def __init__(
+        self, store: SegmentStore, composition: Composition, versions: Mapping[str, Set[str]], repair: Repair
+    ) -> None:
+        self._store = store
+        self._tokens = composition.tokens
+        self._versions = versions
+        self._repair = repair
+        self._before: list[tuple[int, Set[str]]] = []
+        self._known: set[str] = set()
+        self._stale: list[_Stale] = []
+        self._foreign: list[Piece] = []
+        self._repaired = 0
+        self._measured = True
+
+    def pass_by(self, piece: Piece) -> None:
+        """The piece stands before all that are looked at from now on."""
+        names = {piece.identity} | self._versions.get(piece.identity, frozenset())
+        self._before.append((len(piece.tokens), names))
+        self._known |= names
+
+    def look_at(self, piece: Piece, chunk_kv: ChunkKV) -> None:
+        """Note what the piece's last KV has read that is gone, and whether it was near at all."""
+        found = list(self._segments(piece, chunk_kv))
+        if any(self._is_foreign(segment) for _, segment in found):
+            self._foreign.append(piece)
+            return
+        stale = [(match, segment) for match, segment in found if not segment.seen <= self._known]
+        if not stale:
+            return
+        # what lies between stale runs was computed by an earlier repair, or is new text
+        self._repaired += len(piece.tokens) - sum(match.span.length for match, _ in stale)
+        for match, segment in stale:
+            self._stale.append(_Stale(piece.chunk or "", match.first, self._paid(match, segment)))
+
+    def _segments(self, piece: Piece, chunk_kv: ChunkKV) -> Iterator[tuple[Match, Segment]]:
+        for match in chunk_kv.matches(piece.tokens):
+            segment = self._store.get(match.span.key)
+            if segment is not None and segment.filled >= match.span.offset + match.span.length:
+                yield match, segment
+
+    def _is_foreign(self, segment: Segment) -> bool:
+        unread = sum(tokens for tokens, names in self._before if not names & segment.seen)
+        return unread > FOREIGN * sum(tokens for tokens, _ in self._before)
+
+    def _paid(self, match: Match, segment: Segment) -> NDArray[np.float16]:
+        """The attention that each token of the match paid to what is gone."""
+        place = slice(match.span.offset, match.span.offset + match.span.length)
+        paid = np.zeros(match.span.length, dtype=np.float16)
+        for gone in segment.seen - self._known:
+            if gone in segment.read:
+                paid += segment.read[gone][place]
+            else:
+                self._measured = False
+        return paid
+
+    def repairs(self, foreign_tokens: int) -> Repairs:
+        windows: dict[str, list[Window]] = {}
+        paid = sum(float(stale.paid.sum(dtype=np.float32)) for stale in self._stale)
+        left = int(self._repair.share * self._tokens) - self._repaired
+        if paid > self._allowed:
+            for mean, chunk, first, length in sorted(self._windows(), reverse=True):
+                if length <= left:
+                    windows.setdefault(chunk, []).append((first, length))
+                    paid -= mean * length
+                    left -= length
+        whole = True
+        for piece in self._foreign:
+            length = min(len(piece.tokens), foreign_tokens)
+            whole = whole and length == len(piece.tokens)
+            foreign_tokens -= length
+            if length:
+                windows[piece.chunk or ""] = [(0, length)]
+        safe = whole and self._measured and paid <= self._allowed
+        return Repairs({chunk: tuple(sorted(found)) for chunk, found in windows.items()}, safe)
+
+    @property
+    def _allowed(self) -> float:
+        return self._repair.safe_read * self._tokens
+
+    def _windows(self) -> Iterator[tuple[float, str, int, int]]:
+        """Attention paid per token, chunk, first token and length of each window of the stale runs."""
+        for stale in self._stale:
+            for start in range(0, len(stale.paid), self._repair.window):
+                part = stale.paid[start : start + self._repair.window]
+                yield float(part.mean(dtype=np.float32)), stale.chunk, stale.first + start, len(part)
