@@ -122,7 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark as `arguments` say; 1 if a bar is missed, 2 if it can't run."""
     given = _parser().parse_args(arguments)
     config = EngineConfig(
-        model=given.model, device=given.device, dtype=given.dtype, threads=given.threads, kv_cache_tokens=POOL_TOKENS
+        model=given.model,
+        device=given.device,
+        dtype=given.dtype,
+        threads=given.threads,
+        slice_tokens=given.slice_tokens,
+        kv_cache_tokens=POOL_TOKENS,
     )
     cases = [case for case in CASES if not given.cases or any(word in case.name for word in given.cases)]
     try:
@@ -146,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--dtype", default="float32", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    parser.add_argument("--slice-tokens", type=int, default=EngineConfig().slice_tokens, help="the engine's")
     parser.add_argument("--sets", type=int, default=100, help="sets of files, at most")
     parser.add_argument("--answer-tokens", type=int, default=40)
     parser.add_argument("--cases", nargs="+", help="only cases whose name holds one of these words")

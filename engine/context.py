@@ -44,7 +44,8 @@ class Context:
     ) -> ChunkInfo:
         """Add a chunk at the end of the order, or replace what `source` named before (an edit).
 
-        An edited chunk goes to the end too, unless it is pinned or the context's order is `fixed`.
+        An edited chunk goes to the end too, unless it is pinned or the context's order is `fixed`: not at once, but
+        with the next exact answer or when background work has made its KV exact there.
 
         A text that is here already gets one more source. Without a source it is named by its hash.
 
@@ -205,8 +206,8 @@ class Context:
         """What this question would cost now, asked as by `chat`: tokens reused and to prefill, fidelity, and time."""
         check_fidelity(fidelity, budget)
         with self._state.changed:
-            composition, tail = self._compose(messages)
-            return self._plan(composition, token_array(tail), fidelity, budget)
+            composition, tail = self._compose(messages, fidelity, budget)
+            return self._plan(composition, tail, fidelity, budget)
 
     def chat(
         self,
@@ -233,27 +234,51 @@ class Context:
             InvalidRequestError: messages, fidelity or budget are not what they must be.
         """
         with self._state.changed:
-            composition, tail = self._compose(messages)
-            return self._answers.ask(self._manager, composition, token_array(tail), params, fidelity, tags, budget)
+            composition, tail = self._compose(messages, fidelity, budget)
+            if composition is self._manager.settled() and self._manager.settle():
+                self._state.chunks_changed(self._manager)
+            return self._answers.ask(self._manager, composition, tail, params, fidelity, tags, budget)
 
-    def prompt_tokens(self, messages: str | Sequence[Message]) -> list[int]:
-        """The token ids the model would see."""
+    def prompt_tokens(
+        self, messages: str | Sequence[Message], *, fidelity: Fidelity = "auto", budget: float | None = None
+    ) -> list[int]:
+        """The token ids the model would see if this were asked now."""
         with self._state.changed:
-            composition, tail = self._compose(messages)
-            return [*(token for piece in composition.pieces for token in piece.tokens.tolist()), *tail]
+            composition, tail = self._compose(messages, fidelity, budget)
+            return [*(token for piece in composition.pieces for token in piece.tokens.tolist()), *tail.tolist()]
 
-    def prompt(self, messages: str | Sequence[Message]) -> str:
-        """The text the model would see, control tokens spelled out."""
-        return self._state.model.tokenizer.decode(self.prompt_tokens(messages), skip_special_tokens=False)
+    def prompt(
+        self, messages: str | Sequence[Message], *, fidelity: Fidelity = "auto", budget: float | None = None
+    ) -> str:
+        """The text the model would see if this were asked now, control tokens spelled out."""
+        tokens = self.prompt_tokens(messages, fidelity=fidelity, budget=budget)
+        return self._state.model.tokenizer.decode(tokens, skip_special_tokens=False)
 
-    def _compose(self, messages: str | Sequence[Message]) -> tuple[Composition, Sequence[int]]:
+    def _compose(
+        self, messages: str | Sequence[Message], fidelity: Fidelity, budget: float | None
+    ) -> tuple[Composition, TokenArray]:
         """The pieces before the tail, and the tail's tokens."""
+        check_fidelity(fidelity, budget)
         manager = self._manager
         turns = [Message(role="user", content=messages)] if isinstance(messages, str) else list(messages)
-        tail = self._state.builder.tail(turns, manager.answers())
+        tail = token_array(self._state.builder.tail(turns, manager.answers()))
         if turns[0]["role"] == "system":
             return manager.compose_pieces(manager.active_leaves(), turns[0]["content"]), tail
-        return manager.composition(), tail
+        return self._in_best_order(tail, fidelity, budget), tail
+
+    def _in_best_order(self, tail: TokenArray, fidelity: Fidelity, budget: float | None) -> Composition:
+        """The active chunks in their present order, or settled, where that costs an exact answer no more.
+
+        The edited chunks themselves apart: they are computed from their beginnings once, so that their next edits cost
+        only what is behind them.
+        """
+        present, settled = self._manager.composition(), self._manager.settled()
+        if present.key == settled.key:
+            return settled
+        now = self._state.outlook(self._manager, present, tail, fidelity, budget)
+        then = self._state.outlook(self._manager, settled, tail, "exact", budget)
+        edited = sum(len(chunk.tokens) for chunk in self._manager.going())
+        return settled if now.mode == "exact" and then.prefill <= now.prefill + edited else present
 
     # -- figures ---------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,8 @@ class ContextManager:
     Attributes:
         id: chosen by the caller.
         instructions: the system message's own text; None takes the prompt builder's.
-        order: where an edited chunk goes: `recency` moves it to the end unless it is pinned, `fixed` leaves it.
+        order: where an edited chunk goes: `recency` moves it to the end unless it is pinned, `fixed` leaves it. It
+            moves when the order is settled, which is when KV behind its old place is computed anew in any case.
         kv: for each chunk hash where its KV was last, or that of the version it has replaced.
         kept_up: whether its chunks' KV is computed in the background, as it changes.
         upheld: key of the composition that this has made exact last.
@@ -51,6 +52,8 @@ class ContextManager:
         self._base_hash = base_hash
         self._chunks: list[Chunk] = []
         self._composition: Composition | None = None
+        self._settled: Composition | None = None
+        self._going: list[str] = []
         self._versions: dict[str, deque[str]] = {}
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -87,6 +90,21 @@ class ContextManager:
         if self._composition is None:
             self._composition = self.compose_pieces(self.active_leaves(), self.instructions)
         return self._composition
+
+    def settled(self) -> Composition:
+        """The composition as it would be with all edited chunks where they go."""
+        if self._settled is None:
+            leaves = self.leaves(chunk for chunk in self._settled_order() if chunk.active)
+            self._settled = self.compose_pieces(leaves, self.instructions)
+        return self._settled
+
+    def going(self) -> list[Chunk]:
+        """Edited chunks that are not yet where they go."""
+        return list(dict.fromkeys(self.find(source) for source in self._going))
+
+    def _settled_order(self) -> list[Chunk]:
+        going = self.going()
+        return [*(chunk for chunk in self._chunks if chunk not in going), *going]
 
     def compose_pieces(self, chunks: Iterable[Chunk], instructions: str | None) -> Composition:
         """Head, then one piece per chunk."""
@@ -141,7 +159,7 @@ class ContextManager:
             tags = tuple(dict.fromkeys((*old.tags, *chunk.tags)))
             chunk = replace(chunk, active=old.active, pinned=old.pinned, tags=tags)
             self._replace_source(old, source, chunk)
-            self._edited(chunk)
+            self._edited(chunk, source)
             self._versions.setdefault(source, deque(maxlen=_VERSIONS_KEPT)).append(old.hash)
         self._changed()
         return chunk
@@ -168,11 +186,19 @@ class ContextManager:
             self._chunks.insert(self._chunks.index(old) + 1, chunk)
             self._put(old, self._named(old, tuple(name for name in old.sources if name != source)))
 
-    def _edited(self, chunk: Chunk) -> None:
+    def _edited(self, chunk: Chunk, source: str) -> None:
         """Under `recency` the chunk goes to the end: the next edits to it, the likely ones, then cost only itself."""
         if self.order == "recency" and not chunk.pinned and chunk.kind is not ChunkKind.COMPOSITION:
-            self._chunks.remove(chunk)
-            self._chunks.append(chunk)
+            self._going = [*(other for other in self._going if other != source), source]
+
+    def settle(self) -> bool:
+        """Let the edited chunks go where they go; False if none was to go anywhere."""
+        order = self._settled_order()
+        moved, self._going = order != self._chunks, []
+        self._chunks = order
+        if moved:
+            self._changed()
+        return moved
 
     def remove_source(self, source: str) -> None:
         """Forget a source; the chunk goes with its last one. An unknown source is no error: it is gone."""
@@ -206,7 +232,14 @@ class ContextManager:
     def set_pinned(self, refs: Sequence[str], pinned: bool) -> list[Chunk]:
         """Pin all the chunks to their places, or let them go, or none if one of the refs is bad."""
         chunks = [self.find(ref) for ref in refs]
+        if pinned:
+            self._stay(*chunks)
         return [self._put(self.find(chunk.hash), replace(chunk, pinned=pinned)) for chunk in chunks]
+
+    def _stay(self, *chunks: Chunk) -> None:
+        """These were put where they are on purpose."""
+        staying = {source for chunk in chunks for source in chunk.sources}
+        self._going = [source for source in self._going if source not in staying]
 
     def move(self, ref: str, position: int) -> Chunk:
         """Put a chunk at index `position` of the order; negative counts from the end, beyond the ends is the end."""
@@ -216,6 +249,7 @@ class ContextManager:
             position += len(self._chunks)
         others.insert(max(0, min(position, len(others))), chunk)
         self._chunks = others
+        self._stay(chunk)
         self._changed()
         return chunk
 
@@ -289,11 +323,12 @@ class ContextManager:
                 self._put(twin, replace(twin, sources=(*twin.sources, *chunk.sources)))
 
     def _changed(self) -> None:
-        self._composition = None
+        self._composition = self._settled = None
         hashes = {chunk.hash for chunk in self._chunks}
         sources = {source for chunk in self._chunks for source in chunk.sources}
         self.kv = {hash: chunk_kv for hash, chunk_kv in self.kv.items() if hash in hashes}
         self._versions = {source: old for source, old in self._versions.items() if source in sources}
+        self._going = [source for source in self._going if source in sources]
 
     def check_integrity(self) -> None:
         """Assert the class's invariants, and that the cached composition is what it would be anew."""
@@ -308,5 +343,7 @@ class ContextManager:
             assert all(by_hash[part].kind is not ChunkKind.COMPOSITION for part in chunk.parts), "a part is composed"
         assert self.kv.keys() <= by_hash.keys(), "KV is remembered for a chunk that is gone"
         assert self._versions.keys() <= set(sources), "versions are remembered of a source that is gone"
+        assert len(set(self._going)) == len(self._going), "a source goes to the end twice"
+        assert set(self._going) <= set(sources), "a source that is gone goes to the end"
         fresh = self.compose_pieces(self.active_leaves(), self.instructions)
         assert self.composition().key == fresh.key, "the cached composition is out of date"

@@ -36,6 +36,11 @@ class Outlook:
     seconds: float | None
     near: NearKV | None = None
 
+    @property
+    def prefill(self) -> int:
+        """Tokens to compute, those of the tail apart."""
+        return sum(len(found.piece.tokens) - n for found, n in zip(self.residencies, self.reused, strict=False))
+
 
 def look_ahead(
     store: SegmentStore,

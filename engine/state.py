@@ -89,7 +89,14 @@ class EngineState:
 
     def upkeep(self, manager: ContextManager, chosen: Composition | None = None) -> Upkeep:
         """Background work on a context, or on a composition chosen from its chunks."""
-        return Upkeep(manager, self.store, lambda found: self.near(manager, found, 0.0), self.check_fits, chosen)
+        return Upkeep(
+            manager,
+            self.store,
+            lambda found: self.near(manager, found, 0.0),
+            self.check_fits,
+            lambda settled: self.publish(ChunksChanged(settled.id)),
+            chosen,
+        )
 
     def near(self, manager: ContextManager, composition: Composition, budget: float) -> NearKV | None:
         """What may be used besides exact KV, and what of it is computed anew; None where the model allows nothing else.

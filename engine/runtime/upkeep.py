@@ -1,7 +1,8 @@
 """Upkeep: background work on one context's chunks, so that a question finds their KV ready, and in the end exact.
 
 First whatever has no KV gets some (populate), over near KV where that is what there is; then near and anchored KV is
-replaced by exact (refine). In slices, so that a question waits for one at most.
+replaced by exact (refine). Edited chunks go to their new places with that: until all of it is exact there, questions
+find the old order, in which what is near reads best. In slices, so that a question waits for one at most.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Upkeep:
         store: SegmentStore,
         near: Callable[[Composition], NearKV | None],
         check_fits: Callable[[int], None],
+        settled: Callable[[ContextManager], None],
         chosen: Composition | None = None,
     ) -> None:
         """`near` says what may be used besides exact KV in the first phase; None skips it.
 
+        `settled` is called when the context's order has changed by it.
         `check_fits` raises ContextFullError for so many tokens that no question could follow them.
         """
         self.context = context
@@ -46,6 +49,7 @@ class Upkeep:
         self._store = store
         self._near = near
         self._check_fits = check_fits
+        self._tell_settled = settled
         self._chosen = chosen
         self._composition = chosen or context.composition()
         self._prefill: Prefill | None = None
@@ -71,17 +75,30 @@ class Upkeep:
         """
         if self._prefill is None:
             near = self._near(self._composition) if self.phase == "populate" else None
-            self._prefill = Prefill(self._store, self._composition, near)
+            self._prefill = Prefill(self._store, self._target, near)
         return self._prefill.next_slices(max_tokens)
+
+    @property
+    def _target(self) -> Composition:
+        """What this phase computes."""
+        return self._composition if self._chosen or self.phase == "populate" else self.context.settled()
 
     def next_phase(self) -> bool:
         """Go on to the next phase; False when this was the last, and all is exact."""
-        done = self.phase == "refine" or self._prefill is None or self._prefill.exact
-        if done and self._chosen is None:
-            self.context.upheld = self._composition.key
+        exact = self._prefill is None or self._prefill.exact
         self.pause()
-        self.phase = "refine"
-        return not done
+        if self.phase == "populate":
+            self.phase = "refine"
+            if not exact or self._target.key != self._composition.key:
+                return True
+        if self._chosen is None:
+            self._settle()
+        return False
+
+    def _settle(self) -> None:
+        if self.context.settle():
+            self._tell_settled(self.context)
+        self.context.upheld = self.context.composition().key
 
     def advanced(self, results: Sequence[RowResult]) -> None:
         if self._prefill is not None:
@@ -102,7 +119,7 @@ class Upkeep:
 
     def progress(self) -> PopulateProgress:
         done = self._prefill.tokens_ready if self._prefill else 0
-        return PopulateProgress(self.context.id, done, self._composition.tokens, self.phase)
+        return PopulateProgress(self.context.id, done, self._target.tokens, self.phase)
 
     def pins(self) -> list[Segment]:
         return self._prefill.pins() if self._prefill else []

@@ -76,14 +76,20 @@ def test_the_same_text_from_two_sources_is_one_chunk_with_two(context: Context) 
     assert names(context) == ["b.md", "c.py"]
 
 
-def test_an_edit_takes_the_state_of_what_its_source_named_and_goes_to_the_end(context: Context) -> None:
+def test_an_edit_takes_the_state_of_what_its_source_named(context: Context) -> None:
     context.tag("b.md", "docs")
     context.deactivate("b.md")
     edited = context.add_chunk("new text", source="b.md")
-    assert names(context) == ["a.py", "c.py", "b.md"]
+    assert names(context) == ["a.py", "b.md", "c.py"]
     assert (edited.active, edited.tags) == (False, ("docs",))
     with pytest.raises(UnknownChunkError):
         context.chunk(hashlib.sha256(FILES["b.md"].encode()).hexdigest())
+
+
+def test_an_edited_chunk_goes_to_the_end_with_the_next_exact_answer(context: Context) -> None:
+    context.add_chunk("new text", source="a.py")
+    finish(context.chat("Who?", SamplingParams(max_tokens=1), fidelity="exact"))
+    assert [name for name in names(context) if name in FILES] == ["b.md", "c.py", "a.py"]
 
 
 def test_an_edit_of_one_of_two_sources_leaves_the_other_its_text(context: Context) -> None:
@@ -91,19 +97,29 @@ def test_an_edit_of_one_of_two_sources_leaves_the_other_its_text(context: Contex
     context.add_chunk("edited copy", source="copy.py")
     assert context.text("a.py") == FILES["a.py"]
     assert context.text("copy.py") == "edited copy"
-    assert names(context) == ["a.py", "b.md", "c.py", "copy.py"]
+    assert names(context) == ["a.py", "copy.py", "b.md", "c.py"]
     context.add_chunk(FILES["a.py"], source="copy.py")
     assert context.chunk("a.py").sources == ("a.py", "copy.py")
 
 
-def test_a_pinned_chunk_keeps_its_place_when_it_is_edited(context: Context) -> None:
-    (pinned,) = context.pin("b.md")
+def test_pinned_chunks_and_those_of_a_fixed_order_stay_where_they_are(engine: Engine, context: Context) -> None:
+    def edit_and_ask(context: Context, new: str) -> list[str]:
+        context.add_chunk(new, source="a.py")
+        finish(context.chat("Who?", SamplingParams(max_tokens=1), fidelity="exact"))
+        return [name for name in names(context) if name in FILES]
+
+    (pinned,) = context.pin("a.py")
     assert pinned.pinned
-    assert context.add_chunk("new text", source="b.md").pinned
-    assert names(context) == ["a.py", "b.md", "c.py"]
-    context.unpin("b.md")
-    context.add_chunk("newer text", source="b.md")
-    assert names(context) == ["a.py", "c.py", "b.md"]
+    assert edit_and_ask(context, "new text") == ["a.py", "b.md", "c.py"]
+    assert context.chunk("a.py").pinned
+    engine.context(context.id, order="fixed")
+    context.unpin("a.py")
+    assert edit_and_ask(context, "newer text") == ["a.py", "b.md", "c.py"]
+    engine.context(context.id, order="recency")
+    assert edit_and_ask(context, "newest text") == ["b.md", "c.py", "a.py"]
+    context.add_chunk("last text", source="b.md")
+    context.move("b.md", 0)
+    assert edit_and_ask(context, "newest text") == ["b.md", "c.py", "a.py"], "what was put somewhere stays there"
 
 
 def test_switching_and_moving_decide_what_the_prompt_shows(context: Context) -> None:

@@ -76,12 +76,37 @@ def test_after_the_refiner_everything_is_what_a_cold_run_computes(engine: Engine
     with held_worker(engine):
         CHANGES[change](context)
         assert labels(context) != {FidelityLabel.EXACT}
+        before = [chunk.name for chunk in context.chunks()]
     assert context.wait_populated(60)
+    moves = change == "edit" and order == "recency"
+    assert [chunk.name for chunk in context.chunks()] == (["a", "c", "d", "b"] if moves else before)
     assert labels(context) == {FidelityLabel.EXACT}
     done, logits = ask(engine, context, "instant")
     assert all(chunk.prefill == 0 and chunk.fidelity is FidelityLabel.EXACT for chunk in done.chunks)
     tokens, expected = oracle(FOLDER).greedy(context.prompt_tokens(QUESTION), 6)
     assert_greedy(list(logits), tokens, expected)
+
+
+def test_an_edited_chunk_moves_when_its_new_place_is_exact_and_costs_no_question_more() -> None:
+    with Engine(config(FOLDER, refine=False, block_size=16)) as engine:
+        context = engine.context()
+        for name in "abc":
+            context.add_chunk(text(name), source=name)
+        ask(engine, context)
+        context.add_chunk(text("a").replace("a_9(left", "a_nine(left"), source="a")
+        at_once = context.plan(QUESTION, fidelity="instant")
+        assert [chunk.name for chunk in at_once.chunks] == ["a", "b", "c"]
+        done, _ = ask(engine, context, "instant")
+        assert [chunk.name for chunk in done.chunks] == ["a", "b", "c"]
+        done, _ = ask(engine, context, "exact")
+        assert [chunk.name for chunk in done.chunks] == ["b", "c", "a"]
+        context.add_chunk(text("a").replace("a_9(left", "a_ninth(left"), source="a")
+        done, _ = ask(engine, context, "exact")
+        assert [chunk.prefill for chunk in done.chunks][:2] == [0, 0], "its next edits cost no other chunk anything"
+        context.pin("b")
+        context.add_chunk(text("b").replace("b_3", "b_three"), source="b")
+        done, _ = ask(engine, context, "exact")
+        assert [chunk.name for chunk in done.chunks] == ["b", "c", "a"]
 
 
 @pytest.mark.parametrize("change", CHANGES)

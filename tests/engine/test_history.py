@@ -159,7 +159,7 @@ class History(RuleBasedStateMachine):
         assert self.engine is not None
         try:
             plan = self.context.plan(question, fidelity=fidelity)
-            ids = self.context.prompt_tokens(question)
+            ids = self.context.prompt_tokens(question, fidelity=fidelity)
             params = SamplingParams(max_tokens=4)
             with recorded_logits(self.engine, params) as recorded:
                 done = finish(self.context.chat(question, params, fidelity=fidelity))

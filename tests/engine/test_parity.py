@@ -36,10 +36,10 @@ def ask_and_compare(
     engine: Engine, folder: Path, context: Context, messages: str | list[Message], count: int = 12
 ) -> ChatDone:
     """Ask exactly; tokens must be the oracle's, and logits within the tolerance."""
-    ids = context.prompt_tokens(messages)
+    ids = context.prompt_tokens(messages, fidelity="exact")
     params = SamplingParams(max_tokens=count)
     with recorded_logits(engine, params) as recorded:
-        done = finish(context.chat(messages, params))
+        done = finish(context.chat(messages, params, fidelity="exact"))
     engine.check_integrity()
     tokens, logits = oracle(folder).greedy(ids, count, engine._state.model.tokenizer.eos_token_ids)
     assert_greedy(recorded, tokens, logits)

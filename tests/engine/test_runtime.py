@@ -142,7 +142,7 @@ def test_populate_of_chosen_chunks_leaves_the_active_set_alone(engine: Engine) -
     assert context.chunk("a").fidelity == "cold"
     assert context.chunk("b").fidelity == "anchored"
     context.activate("b")
-    done = finish(context.chat("Who?", SamplingParams(max_tokens=1), fidelity="instant"))
+    done = finish(context.chat("Who?", SamplingParams(max_tokens=1), fidelity="instant", budget=0.0))
     assert {chunk.name: (chunk.prefill, chunk.fidelity) for chunk in done.chunks} == {
         "a": (context.chunk("a").tokens, "exact"),
         "b": (0, "anchored"),
