@@ -28,6 +28,8 @@ _COSINE = _TURNED + 1
 _SINE = _COSINE + _COLUMN_BITS
 _SOURCE = _SINE + _COLUMN_BITS
 _PATTERNS = _SOURCE + _SOURCE_BITS
+# Tensors that attention may be given and that the engine's knows, or that say nothing new
+_KNOWN = {"s_aux", "position_ids", "cu_seq_lens_q", "cu_seq_lens_k"}
 # How far rounding may take a number from another that it would equal
 _ROUNDING = {torch.float32: 1e-3}
 _COARSE_ROUNDING = 0.06
@@ -60,8 +62,10 @@ class ProbingPass:
         self.dtype: torch.dtype | None = None
         self._max_position = max_position
         self._windows: list[int | None] = []
+        self._masks: list[Tensor] = []
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Any) -> Tensor:
+        self._refuse_the_unknown(q, k, mask, options)
         samples = torch.cat([x[0].transpose(0, 1).reshape(_PATTERNS, -1, x.shape[-1]) for x in (q, k)], 1)
         rotation = _rotation(samples.float(), _ROUNDING.get(q.dtype, _COARSE_ROUNDING))
         self.dtype = v.dtype
@@ -82,8 +86,21 @@ class ProbingPass:
     def mask(self, function: MaskFunction, options: Any) -> Tensor:
         """A mask that is no mask: all its entries are the number of the window, which survives any slicing."""
         self._windows.append(_window_of(function, self._max_position))
-        length = _TOKENS * _PATTERNS
-        return torch.full((1, 1, length, length), float(len(self._windows) - 1))
+        length, number = _TOKENS * _PATTERNS, float(len(self._masks))
+        self._masks.append(torch.full((1, 1, length, length), number, dtype=options.get("dtype")))
+        return self._masks[-1]
+
+    def _refuse_the_unknown(self, q: Tensor, k: Tensor, mask: Tensor | None, options: Any) -> None:
+        """UnsupportedModelError for attention that is more than the engine's, even if a short text does not show it."""
+        strange = [name for name, value in options.items() if isinstance(value, Tensor) and name not in _KNOWN]
+        if strange:
+            raise UnsupportedModelError(f"its attention takes {', '.join(strange)}")
+        if k.shape[2] != q.shape[2]:
+            raise UnsupportedModelError("its keys are not one for each token")
+        if mask is not None and mask.untyped_storage().data_ptr() not in {
+            own.untyped_storage().data_ptr() for own in self._masks
+        }:
+            raise UnsupportedModelError("its layers change the attention mask")
 
     def _window(self, mask: Tensor | None, options: Any) -> int | None:
         if mask is None:

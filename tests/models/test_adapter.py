@@ -211,11 +211,32 @@ def test_of_a_model_with_eyes_the_language_model_is_taken(tmp_path, model_type, 
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
+# It attends to all of a short text, so that no short proof would show what it leaves out of a longer one
+SPARSE = {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 32,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "index_topk": 2048,
+    "index_n_heads": 2,
+    "index_head_dim": 16,
+}
+
+
 @pytest.mark.parametrize(
     ("model_type", "fields", "words"),
     [
         ("bloom", {"n_layer": 2, "n_head": 4}, "attention interface"),
         ("llama4_text", {"num_local_experts": 2, "attention_chunk_size": 32}, "sliding window"),
+        ("deepseek_v32", SPARSE, "takes indices"),
+        ("doge", {}, "change the attention mask"),
         ("recurrent_gemma", {"num_hidden_layers": 3, "lru_width": 64}, "state that was kept"),
     ],
 )
