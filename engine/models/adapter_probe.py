@@ -87,7 +87,8 @@ class ProbingPass:
         """A mask that is no mask: all its entries are the number of the window, which survives any slicing."""
         self._windows.append(_window_of(function, self._max_position))
         length, number = _TOKENS * _PATTERNS, float(len(self._masks))
-        self._masks.append(torch.full((1, 1, length, length), number, dtype=options.get("dtype")))
+        place = {name: options.get(name) for name in ("dtype", "device")}
+        self._masks.append(torch.full((1, 1, length, length), number, **place))
         return self._masks[-1]
 
     def _refuse_the_unknown(self, q: Tensor, k: Tensor, mask: Tensor | None, options: Any) -> None:

@@ -21,6 +21,10 @@ from tests.tiny_models import tiny_model
 GREEDY = SamplingParams(max_tokens=6)
 
 
+# Every kind of rotation: scaled or not, halves or neighbours, a part of a head, per layer, with windows and sinks
+MOVED = ["llama", "qwen3", "gemma3", "gpt-oss", "phi3-partial", "cohere2", "glm4", "llama-yarn", "mistral-sliding"]
+
+
 def piece_lengths(context: Context) -> list[int]:
     """Tokens of the head and of each active chunk."""
     return [len(piece.tokens) for piece in context._manager.composition().pieces]
@@ -36,7 +40,7 @@ def rotated(keys: Tensor, model: Any, layer: int, offset: int) -> Tensor:
     return turned / getattr(model.model.rotary_emb, "attention_scaling", 1.0)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt-oss", "phi3-partial", "cohere2", "llama-yarn"])
+@pytest.mark.parametrize("family", MOVED)
 def test_a_moved_segment_gives_transformers_logits_over_hand_built_kv(family: str) -> None:
     folder = tiny_model(family)
     model = oracle(folder).model
