@@ -37,8 +37,8 @@ class Options:
     config: EngineConfig
     shape: str | None = None
     files: tuple[Path, ...] = ()
-    tokens: int = 250
-    steps: int = 240
+    tokens: int = 200
+    steps: int = 200
     pause: int = 128
     seed: int = 1
 
@@ -116,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.order", description=__doc__)
     add_engine_options(parser)
     parser.add_argument("--files", nargs="+", type=Path, default=(), help=f"{FILES} files or a folder; else Python's")
-    parser.add_argument("--file-tokens", type=positive, default=250, help="cut each file to about so many tokens")
-    parser.add_argument("--steps", type=positive, default=240, help="edits, questions, switches and so on")
+    parser.add_argument("--file-tokens", type=positive, default=200, help="cut each file to about so many tokens")
+    parser.add_argument("--steps", type=positive, default=200, help="edits, questions, switches and so on")
     parser.add_argument("--pause-tokens", type=positive, default=128, help="computed in the background behind each")
     parser.add_argument("--seed", type=int, default=1, help="of the session")
     parser.add_argument("--json", type=Path, help="write everything to this file")

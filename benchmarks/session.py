@@ -84,7 +84,7 @@ class _Desk:
         for _ in range(self._draw.randint(3, 8)):
             place += self._draw.randint(-1, 3)
             yield self._edit(name, place)
-            if self._draw.random() < 0.3:
+            if self._draw.random() < 0.25:
                 yield self.ask()
         yield self.ask()
 

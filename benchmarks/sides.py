@@ -15,7 +15,7 @@ from benchmarks.baseline import PrefixCachedModel
 from benchmarks.clock import Clock, timed
 from benchmarks.steps import Labels, Step
 from engine import Engine, EngineConfig, SamplingParams
-from engine.config import Fidelity, Order
+from engine.config import Fidelity
 from engine.context import Context
 from engine.model import LoadedModel
 from engine.tokenizer import Tokenizer
@@ -82,7 +82,6 @@ class EngineSide:
         config: EngineConfig,
         *,
         fidelity: Fidelity = "exact",
-        order: Order = "fixed",
         pause: bool = False,
         answer_tokens: int = 1,
     ) -> None:
@@ -91,13 +90,12 @@ class EngineSide:
         self._model = model
         self._config = config
         self._fidelity = fidelity
-        self._order = order
         self._pause = pause
         self._params = SamplingParams(max_tokens=answer_tokens)
 
     def begin(self) -> None:
         self.engine = Engine(self._config, model=self._model)
-        self._context: Context = self.engine.context("trace", order=self._order)
+        self._context: Context = self.engine.context("trace", order="fixed")
 
     def end(self) -> None:
         self.engine.close()

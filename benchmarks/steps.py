@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.corpus import SourceFile, edit
-from engine.config import Order
 from engine.context import Context
 from engine.types import FidelityLabel
 
@@ -26,17 +25,14 @@ class Step:
     question: str
 
 
-def editing_trace(files: Sequence[SourceFile], order: Order) -> list[Step]:
+def editing_trace(files: Sequence[SourceFile]) -> list[Step]:
     """Open all files, edit the first, drop the third, move the last to the front; a question after each.
 
-    `order` is the context's: where the edited file stands from then on.
+    An edited file keeps its place.
     """
     first, second, dropped, *rest = files
     changed = edit(first)
     *middle, last = rest
-
-    def ordered(*others: SourceFile) -> tuple[SourceFile, ...]:
-        return (*others, changed) if order == "recency" else (changed, *others)
 
     def open_all(context: Context) -> None:
         for file in files:
@@ -53,9 +49,9 @@ def editing_trace(files: Sequence[SourceFile], order: Order) -> list[Step]:
 
     return [
         Step(f"open {len(files)} files", open_all, tuple(files), "What do these files have in common?"),
-        Step("edit the first", edit_first, ordered(*files[1:]), f"What does {first.name} do?"),
-        Step("drop one", drop, ordered(second, *rest), "Which of these files would you test first, and how?"),
-        Step("reorder", reorder, (last, *ordered(second, *middle)), "Name a function that could be simpler."),
+        Step("edit the first", edit_first, (changed, *files[1:]), f"What does {first.name} do?"),
+        Step("drop one", drop, (changed, second, *rest), "Which of these files would you test first, and how?"),
+        Step("reorder", reorder, (last, changed, second, *middle), "Name a function that could be simpler."),
     ]
 
 
@@ -64,8 +60,8 @@ def expected_labels(compositions: Sequence[Sequence[SourceFile]], instant: Seque
 
     `instant` says for each whether KV may be used as it is. Said anew from the definition, for comparison: exact is KV
     that was computed under precisely the files before it, near such as was computed elsewhere or for an earlier version
-    of the file, anchored what was computed with no file before it and now stands behind some; what there is no KV of is
-    computed, and exact if all before it is.
+    of the file, anchored what was computed with no file before it and now stands behind some (near, if there is time to
+    compute it anew behind them); what there is no KV of is computed, and exact if all before it is.
     """
     exact_under: set[tuple[tuple[SourceFile, ...], SourceFile]] = set()
     anchored: dict[str, bool] = {}

@@ -24,7 +24,7 @@ from benchmarks.sides import EngineSide, PeerSide, Side
 from benchmarks.speeds import own_speeds
 from benchmarks.stages import stage_times
 from benchmarks.steps import Step, editing_trace
-from engine.config import EngineConfig, Fidelity, Order
+from engine.config import EngineConfig, Fidelity
 from engine.errors import EngineError
 
 PEER, EXACT, PAUSED, INSTANT, AUTO = "transformers", "exact", "exact, after a pause", "instant", "auto"
@@ -38,7 +38,6 @@ class Options:
     shape: str | None = None
     files: tuple[Path, ...] = ()
     tokens: int = 400
-    order: Order = "fixed"
     repeat: int = 3
     answer_tokens: int = 1
     profile: bool = False
@@ -62,25 +61,20 @@ def run(options: Options) -> Report:
 
     files = [trim(file, options.tokens, count) for file in found]
     sides = _sides(loaded, config, options)
-    warm_up(sides, files, options.order, on_cpu=loaded.engine.device.type == "cpu")
-    steps = editing_trace(files, options.order)
+    warm_up(sides, files, on_cpu=loaded.engine.device.type == "cpu")
+    steps = editing_trace(files)
     samples = [sample for number in range(options.repeat) for sample in play(sides, steps, number)]
     return Report(
         title=f"Editing trace over {len(files)} files with {options.shape or config.model}"
         f" ({'random weights, ' if options.shape else ''}{str(loaded.engine.dtype).removeprefix('torch.')})",
-        settings={
-            **dataclasses.asdict(config),
-            "shape": options.shape,
-            "order": options.order,
-            "rounds": options.repeat,
-        },
+        settings={**dataclasses.asdict(config), "shape": options.shape, "rounds": options.repeat},
         machine=machine.describe(loaded.engine.device),
         files={file.name: count(file.text) for file in files},
         rows=tuple(rows(samples, PEER)),
         disagreements=tuple(differences(samples, PEER, (EXACT, PAUSED))),
         differing=tuple(differences(samples, EXACT, (INSTANT, AUTO))),
         wrong_labels=tuple(wrong_labels(samples, steps, INSTANT, AUTO)),
-        stages=_stages(loaded, config, options.order, steps) if options.profile else {},
+        stages=_stages(loaded, config, steps) if options.profile else {},
     )
 
 
@@ -96,7 +90,7 @@ def _sides(loaded: models.Models, config: EngineConfig, options: Options) -> lis
 
     def engine_side(name: str, fidelity: Fidelity, *, pause: bool = False) -> EngineSide:
         model = loaded.engine if name == EXACT else loaded.another(config)
-        return EngineSide(name, model, config, fidelity=fidelity, order=options.order, pause=pause, answer_tokens=count)
+        return EngineSide(name, model, config, fidelity=fidelity, pause=pause, answer_tokens=count)
 
     return [
         PeerSide(PEER, PrefixCachedModel(loaded.peer, device), tokenizer, device, answer_tokens=count),
@@ -107,11 +101,9 @@ def _sides(loaded: models.Models, config: EngineConfig, options: Options) -> lis
     ]
 
 
-def _stages(
-    loaded: models.Models, config: EngineConfig, order: Order, steps: Sequence[Step]
-) -> dict[str, dict[str, float]]:
+def _stages(loaded: models.Models, config: EngineConfig, steps: Sequence[Step]) -> dict[str, dict[str, float]]:
     """One more round of the engine, asked at once, with its stages timed."""
-    side = EngineSide(EXACT, loaded.engine, config, order=order)
+    side = EngineSide(EXACT, loaded.engine, config)
     side.begin()
     found = {}
     with stage_times(side.engine, loaded.engine.device) as times:
@@ -143,7 +135,6 @@ def _options(given: argparse.Namespace) -> Options:
         shape=given.random_shape,
         files=tuple(given.files),
         tokens=given.file_tokens,
-        order=given.order,
         repeat=given.repeat,
         answer_tokens=given.answer_tokens,
         profile=given.profile,
@@ -159,7 +150,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--file-tokens", type=_file_tokens, default=400, help="cut each file to about so many tokens (100 or more)"
     )
-    parser.add_argument("--order", choices=("fixed", "recency"), default="fixed", help="where an edited file goes")
     parser.add_argument("--repeat", type=positive, default=3, help="rounds, of which medians are shown")
     parser.add_argument("--answer-tokens", type=positive, default=1, help="with 2 or more, time per token is shown too")
     parser.add_argument("--profile", action="store_true", help="show where the engine's time goes")

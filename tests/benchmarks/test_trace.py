@@ -93,16 +93,19 @@ def test_what_each_way_of_asking_computes(result: tuple[str, dict[str, Any]]) ->
     # of the edited file, the change and the seam behind it
     edited = row(result, "edit the first", INSTANT)["computed"]
     assert row(result, "edit the first", PAUSED)["computed"] < edited < first
-    # the beginnings of the files that have read the dropped one
-    assert row(result, "drop one", INSTANT)["computed"] == row(result, "drop one", PAUSED)["computed"] + 3 * 16
-    assert row(result, "reorder", INSTANT)["computed"] == row(result, "reorder", PAUSED)["computed"]
+    # what has read most of the dropped file, and at most the one file that had read nothing before it was moved
+    for step, most in (("drop one", 0.06 * sum(files.values())), ("reorder", 2 * first)):
+        instant, paused = row(result, step, INSTANT)["computed"], row(result, step, PAUSED)["computed"]
+        assert paused <= instant <= paused + most < row(result, step, EXACT)["computed"]
     # never KV that has read what was dropped
     assert row(result, "drop one", AUTO)["computed"] >= row(result, "drop one", EXACT)["computed"]
 
 
 def test_fidelities_are_counted(result: tuple[str, dict[str, Any]]) -> None:
     instant = [row(result, step, INSTANT)["fidelity"] for step in STEPS]
-    assert instant == [{"exact": 6}, {"near": 6}, {"near": 5}, {"near": 4, "anchored": 1}]
+    # the file moved behind another is anchored, unless there was time to compute it anew
+    assert instant[:3] == [{"exact": 6}, {"near": 6}, {"near": 5}]
+    assert instant[3] in ({"near": 4, "anchored": 1}, {"near": 5})
     for side in (EXACT, PAUSED):
         assert [row(result, step, side)["fidelity"] for step in STEPS] == [{"exact": n} for n in (6, 6, 5, 5)]
 
@@ -122,14 +125,6 @@ def test_the_profile_covers_every_step(result: tuple[str, dict[str, Any]]) -> No
         assert times["attention"] > 0
         assert times["other layers"] > 0
     assert "Where the engine's time went" in printed
-
-
-def test_a_moved_file_makes_those_it_has_passed_near(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", str(tiny_model("llama")), *SMALL, "--repeat", "1", "--order", "recency"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    start = next(index for index, line in enumerate(lines) if line.startswith("edit the first"))
-    instant = next(line for line in lines[start:] if line.split()[0] == INSTANT)
-    assert instant.endswith("5 near, 1 anchored")
 
 
 def test_files_too_short_to_tell_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +213,7 @@ def test_differing_first_tokens_are_reported_once() -> None:
 
 
 def test_wrong_labels_are_reported() -> None:
-    steps = editing_trace(FILES, "fixed")
+    steps = editing_trace(FILES)
     names = [file.name for file in FILES]
     right: Labels = dict.fromkeys(names, FidelityLabel.EXACT)
     wrong: Labels = {**right, names[2]: FidelityLabel.NEAR}
@@ -231,7 +226,7 @@ def test_wrong_labels_are_reported() -> None:
 
 
 def test_auto_may_be_exact_at_one_step_and_not_at_the_next() -> None:
-    steps = editing_trace(FILES, "fixed")[:2]
+    steps = editing_trace(FILES)[:2]
     exact: Labels = dict.fromkeys((file.name for file in FILES), FidelityLabel.EXACT)
     near: Labels = dict.fromkeys(exact, FidelityLabel.NEAR)
     for labels in (exact, near):
@@ -241,3 +236,16 @@ def test_auto_may_be_exact_at_one_step_and_not_at_the_next() -> None:
         ]
         assert wrong_labels(samples, steps, INSTANT, AUTO) == []
     assert wrong_labels([replace(samples[1], side=EXACT)], steps, INSTANT, AUTO) != []
+
+
+def test_what_was_anchored_may_be_computed_anew() -> None:
+    steps = editing_trace(FILES)
+    names = [file.name for file in steps[-1].files]
+    near: Labels = dict.fromkeys(names, FidelityLabel.NEAR)
+    for labels, fine in (
+        ({**near, names[1]: FidelityLabel.ANCHORED}, True),
+        (near, True),
+        ({**near, names[2]: FidelityLabel.ANCHORED}, False),
+    ):
+        last = Sample(0, steps[-1].name, INSTANT, Change(), answer(labels=labels))
+        assert (wrong_labels([last], steps, INSTANT, AUTO) == []) == fine
