@@ -32,8 +32,7 @@ from engine.runtime.prefill import Prefill
 
 MODES = {
     "near": Mode(Repair(share=0, seam=0)),
-    "repaired": Mode(DEFAULT_REPAIR),
-    "repaired, 64 tokens of what is new": Mode(DEFAULT_REPAIR, 64),
+    "repaired": Mode(DEFAULT_REPAIR, foreign_tokens=64),
     "exact": None,
 }
 POOL_TOKENS = 100_000

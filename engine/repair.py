@@ -27,7 +27,7 @@ class Repair:
     """How near KV is repaired.
 
     Attributes:
-        share: of a composition's tokens, at most so many are computed anew because of what they have read.
+        share: of the chunks' tokens, at most so many are computed anew because of what they have read.
         window: tokens that are judged and computed together.
         safe_read: what near KV may have read of what is gone, as the attention paid to it per token of the
             composition; beyond it there is repair, and `auto` waits for exact KV if that isn't enough.
@@ -100,6 +100,7 @@ class _Plan:
     ) -> None:
         self._store = store
         self._tokens = composition.tokens
+        self._chunk_tokens = sum(len(piece.tokens) for piece in composition.pieces if piece.chunk is not None)
         self._versions = versions
         self._repair = repair
         self._before: list[tuple[int, Set[str]]] = []
@@ -153,7 +154,7 @@ class _Plan:
     def repairs(self, foreign_tokens: int) -> Repairs:
         windows: dict[str, list[Window]] = {}
         paid = sum(float(stale.paid.sum(dtype=np.float32)) for stale in self._stale)
-        left = int(self._repair.share * self._tokens) - self._repaired
+        left = int(self._repair.share * self._chunk_tokens) - self._repaired
         if paid > self._allowed:
             for mean, chunk, first, length in sorted(self._windows(), reverse=True):
                 if length <= left:
