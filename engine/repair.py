@@ -30,7 +30,8 @@ class Repair:
         share: of the chunks' tokens, at most so many are computed anew because of what they have read.
         window: tokens that are judged and computed together.
         safe_read: what near KV may have read of what is gone, as the attention paid to it per token of the
-            composition; beyond it there is repair, and `auto` waits for exact KV if that isn't enough.
+            composition; beyond it there is repair.
+        repairable_read: likewise; beyond it repair isn't enough, and `auto` waits for exact KV.
         seam: tokens computed behind a change within a chunk, before its old KV is taken up again.
         shortest: runs of fewer tokens are computed rather than reused.
     """
@@ -38,6 +39,7 @@ class Repair:
     share: float = 0.05
     window: int = 8
     safe_read: float = 0.024
+    repairable_read: float = 0.04
     seam: int = 16
     shortest: int = 8
 
@@ -153,13 +155,12 @@ class _Plan:
 
     def repairs(self, foreign_tokens: int) -> Repairs:
         windows: dict[str, list[Window]] = {}
-        paid = sum(float(stale.paid.sum(dtype=np.float32)) for stale in self._stale)
+        read = sum(float(stale.paid.sum(dtype=np.float32)) for stale in self._stale) / max(1, self._tokens)
         left = int(self._repair.share * self._chunk_tokens) - self._repaired
-        if paid > self._allowed:
-            for mean, chunk, first, length in sorted(self._windows(), reverse=True):
+        if read > self._repair.safe_read:
+            for _, chunk, first, length in sorted(self._windows(), reverse=True):
                 if length <= left:
                     windows.setdefault(chunk, []).append((first, length))
-                    paid -= mean * length
                     left -= length
         whole = True
         for piece in self._foreign:
@@ -168,12 +169,8 @@ class _Plan:
             foreign_tokens -= length
             if length:
                 windows[piece.chunk or ""] = [(0, length)]
-        safe = whole and self._measured and paid <= self._allowed
+        safe = whole and self._measured and read <= self._repair.repairable_read
         return Repairs({chunk: tuple(sorted(found)) for chunk, found in windows.items()}, safe)
-
-    @property
-    def _allowed(self) -> float:
-        return self._repair.safe_read * self._tokens
 
     def _windows(self) -> Iterator[tuple[float, str, int, int]]:
         """Attention paid per token, chunk, first token and length of each window of the stale runs."""

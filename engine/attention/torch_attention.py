@@ -21,8 +21,9 @@ from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
 from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable, Rotation
 
-_WATCH_EVERY = 4
-"""Every so many layers it is noted what the tokens of a row read; more would only cost time."""
+_WATCH_FROM, _WATCH_EVERY = 2, 4
+"""The layers in which it is noted what the tokens of a row read. More would only cost time, and the first two look at
+everything alike."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class TorchAttention(AttentionBackend):
         self._pool = pool
         self._rotary = rotary
         self._layers = layers
+        self._watched = range(min(_WATCH_FROM, len(layers) - 1), len(layers), _WATCH_EVERY)
         self._rows: list[_RowPlan] = []
         self._slots = torch.empty(0, dtype=torch.int64)
         self._key_rotations: tuple[Rotation, ...] = ()
@@ -97,8 +99,10 @@ class TorchAttention(AttentionBackend):
         )
 
     def read(self) -> list[NDArray[np.float16] | None]:
-        layers = len(range(0, len(self._layers), _WATCH_EVERY))
-        return [(row.read[:-1] / layers).half().cpu().numpy() if row.watched.runs else None for row in self._rows]
+        return [
+            (row.read[:-1] / len(self._watched)).half().cpu().numpy() if row.watched.runs else None
+            for row in self._rows
+        ]
 
     def _rotations(self, positions: list[int]) -> tuple[Rotation, ...]:
         indices = self._indices(positions)
@@ -122,7 +126,7 @@ class TorchAttention(AttentionBackend):
         if spec.sinks is not None:
             parts.append((torch.zeros_like(parts[0][0]), spec.sinks[:, None].expand(-1, row.count)))
         before = len(parts)
-        watched = bool(row.watched.runs) and not layer % _WATCH_EVERY
+        watched = bool(row.watched.runs) and layer in self._watched
         runs = row.watched if watched else row.runs
         pieces = list[int]()
         for index, (run, turn) in enumerate(zip(runs.runs, runs.turn, strict=True)):

@@ -265,5 +265,5 @@ class Tail:
         self._store.append(self.segment, token)
 
     def close(self) -> None:
-        """Keep what was computed for later questions."""
-        self._store.publish(self.segment)
+        """Keep what was computed for later questions; with a state, which only whole segments keep, it serves none."""
+        (self._store.discard if self._store.stateful else self._store.publish)(self.segment)

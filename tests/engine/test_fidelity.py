@@ -190,7 +190,7 @@ def test_auto_is_exact_within_its_budget_and_takes_what_there_is_beyond_it() -> 
 
 @pytest.mark.parametrize("change", ["drop the first", "bring in from elsewhere"])
 def test_auto_waits_when_what_is_there_would_mislead(change: str) -> None:
-    with Engine(config(FOLDER, refine=False), repair=Repair(safe_read=0.001)) as engine:
+    with Engine(config(FOLDER, refine=False), repair=Repair(repairable_read=0.001)) as engine:
         context = engine.context(order="fixed")
         for name in "abcd":
             context.add_chunk(text(name), source=name)
