@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from benchmarks import machine, models
@@ -19,7 +20,7 @@ from benchmarks.corpus import find_files, trim
 from benchmarks.options import add_engine_options, engine_config, positive
 from benchmarks.order_report import Report, plot
 from benchmarks.play import Played, Way, play
-from benchmarks.session import session
+from benchmarks.session import SCATTERED, USUAL, session
 from benchmarks.speeds import own_speeds
 from engine.config import EngineConfig, Order
 from engine.errors import EngineError
@@ -32,7 +33,12 @@ _FRAME = 128
 
 @dataclass(frozen=True)
 class Options:
-    """One run; `shape` stands in for the config's model. `pause`: tokens computed behind each action."""
+    """One run; `shape` stands in for the config's model.
+
+    Attributes:
+        pause: tokens computed in the background behind each action.
+        scattered: every edit is in any file, whatever was edited before.
+    """
 
     config: EngineConfig
     shape: str | None = None
@@ -41,6 +47,7 @@ class Options:
     steps: int = 200
     pause: int = 128
     seed: int = 1
+    scattered: bool = False
 
 
 def run(options: Options) -> Report:
@@ -57,21 +64,24 @@ def run(options: Options) -> Report:
         return len(model.tokenizer.encode(text, special=False))
 
     files = [trim(file, options.tokens, count) for file in found]
-    actions = session(files, options.steps, options.seed)
+    actions = session(files, options.steps, options.seed, SCATTERED if options.scattered else USUAL)
     ways = (
         Way("exact, at once", "exact"),
         Way("instant, at once", "instant"),
         Way("auto, with pauses", "auto", options.pause),
     )
+    played = []
     with own_speeds():
-        played = tuple(play(model, config, actions, order, way) for way in ways for order in ORDERS)
+        for way, order in product(ways, ORDERS):
+            print(f"{way.name}, {order} …", file=sys.stderr, flush=True)
+            played.append(play(model, config, actions, order, way))
     _check_same(played)
     return Report(
         title=f"{options.steps} steps over {FILES} files of {options.tokens} tokens, {options.shape or config.model}",
         settings=asdict(options),
         machine=machine.describe(model.device),
         actions=dict(Counter(action.what for action in actions)),
-        played=played,
+        played=tuple(played),
     )
 
 
@@ -98,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps=given.steps,
         pause=given.pause_tokens,
         seed=given.seed,
+        scattered=given.scattered,
     )
     try:
         report = run(options)
@@ -120,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=positive, default=200, help="edits, questions, switches and so on")
     parser.add_argument("--pause-tokens", type=positive, default=128, help="computed in the background behind each")
     parser.add_argument("--seed", type=int, default=1, help="of the session")
+    parser.add_argument("--scattered", action="store_true", help="every edit is in any file, and asked about")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     parser.add_argument("--plot", type=Path, help="draw tokens computed over the steps to this file (.svg, .png)")
     return parser

@@ -33,14 +33,26 @@ class Action:
     text: str = ""
 
 
-def session(files: Sequence[SourceFile], steps: int, seed: int) -> list[Action]:
+@dataclass(frozen=True)
+class Habits:
+    """How someone works: from so many to so many edits in a burst, and the share of bursts in a recent file."""
+
+    edits: tuple[int, int] = (3, 8)
+    recent: float = 2 / 3
+
+
+USUAL = Habits()
+SCATTERED = Habits(edits=(1, 1), recent=0)
+
+
+def session(files: Sequence[SourceFile], steps: int, seed: int, habits: Habits = USUAL) -> list[Action]:
     """`steps` actions behind those that open the first files; the last one is a question.
 
-    Work goes in bursts: three to eight edits in one file around a place that wanders, with a question now and then and
-    one at the end. Two of three bursts are in a file of the last two bursts. Between bursts, now and then, a file is
-    switched off or on again, another one opened, or one closed.
+    Work goes in bursts: edits in one file around a place that wanders, with a question now and then and one at the end.
+    Most bursts are in a file of the last two bursts. Between bursts, now and then, a file is switched off or on again,
+    another one opened, or one closed.
     """
-    desk = _Desk(files, random.Random(seed))
+    desk = _Desk(files, random.Random(seed), habits)
     opened = [desk.open() for _ in range(OPEN_AT_FIRST)]
     actions: list[Action] = []
     while len(actions) < steps - 1:
@@ -55,8 +67,9 @@ class _Desk:
     not off.
     """
 
-    def __init__(self, files: Sequence[SourceFile], draw: random.Random) -> None:
+    def __init__(self, files: Sequence[SourceFile], draw: random.Random, habits: Habits) -> None:
         self._draw = draw
+        self._habits = habits
         self._closed = list(files)
         self._lines: dict[str, list[str]] = {}
         self._off: set[str] = set()
@@ -81,7 +94,7 @@ class _Desk:
             yield self._switch(name)
         self._last = [*(other for other in self._last if other != name), name][-2:]
         place = self._draw.randrange(len(self._lines[name]))
-        for _ in range(self._draw.randint(3, 8)):
+        for _ in range(self._draw.randint(*self._habits.edits)):
             place += self._draw.randint(-1, 3)
             yield self._edit(name, place)
             if self._draw.random() < 0.25:
@@ -90,7 +103,7 @@ class _Desk:
 
     def _next_file(self) -> str:
         recent = [name for name in self._last if name in self._lines]
-        if recent and self._draw.random() < 2 / 3:
+        if recent and self._draw.random() < self._habits.recent:
             return self._draw.choice(recent)
         return self._draw.choice(list(self._lines))
 

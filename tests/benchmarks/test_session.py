@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.corpus import SourceFile
 from benchmarks.play import AGAIN, ANOTHER, NOTHING, SET, occasions
-from benchmarks.session import OPEN_AT_FIRST, Action, session
+from benchmarks.session import OPEN_AT_FIRST, SCATTERED, Action, session
 
 FILES = [SourceFile(f"{name}.py", "".join(f"{name}_{line} = {line}\n" for line in range(30))) for name in "abcdefghi"]
 
@@ -41,6 +41,14 @@ def test_every_action_makes_sense(seed: int) -> None:
         else:
             assert action.name in action.text
     assert len(texts) >= 4
+
+
+def test_scattered_edits_are_asked_about_one_by_one() -> None:
+    actions = session(FILES, 240, 1, SCATTERED)[OPEN_AT_FIRST:]
+    edits = [step for step, action in enumerate(actions[:-1]) if action.what == "edit"]
+    assert all(actions[step + 1].what == "ask" for step in edits)
+    again = sum(actions[one].name == actions[other].name for one, other in pairwise(edits))
+    assert again / len(edits) < 0.4
 
 
 def test_it_is_the_same_in_every_run() -> None:
