@@ -110,6 +110,7 @@ class _Plan:
         self._stale: list[_Stale] = []
         self._foreign: list[Piece] = []
         self._repaired = 0
+        self._read = 0.0
         self._measured = True
 
     def pass_by(self, piece: Piece) -> None:
@@ -130,7 +131,11 @@ class _Plan:
         # what lies between stale runs was computed by an earlier repair, or is new text
         self._repaired += len(piece.tokens) - sum(match.span.length for match, _ in stale)
         for match, segment in stale:
-            self._stale.append(_Stale(piece.chunk or "", match.first, self._paid(match, segment)))
+            place = slice(match.span.offset, match.span.offset + match.span.length)
+            self._stale.append(_Stale(piece.chunk or "", match.first, self._paid(segment)[place]))
+        for segment in {id(segment): segment for _, segment in stale}.values():
+            # all of it, so that what was repaired before doesn't make the rest look better than it is
+            self._read += float(self._paid(segment).sum(dtype=np.float32))
 
     def _segments(self, piece: Piece, chunk_kv: ChunkKV) -> Iterator[tuple[Match, Segment]]:
         for match in chunk_kv.matches(piece.tokens):
@@ -142,20 +147,19 @@ class _Plan:
         unread = sum(tokens for tokens, names in self._before if not names & segment.seen)
         return unread > FOREIGN * sum(tokens for tokens, _ in self._before)
 
-    def _paid(self, match: Match, segment: Segment) -> NDArray[np.float16]:
-        """The attention that each token of the match paid to what is gone."""
-        place = slice(match.span.offset, match.span.offset + match.span.length)
-        paid = np.zeros(match.span.length, dtype=np.float16)
+    def _paid(self, segment: Segment) -> NDArray[np.float16]:
+        """The attention that each of its tokens paid to what is gone, float16 [n]."""
+        paid = np.zeros(len(segment.tokens), dtype=np.float16)
         for gone in segment.seen - self._known:
             if gone in segment.read:
-                paid += segment.read[gone][place]
+                paid += segment.read[gone]
             else:
                 self._measured = False
         return paid
 
     def repairs(self, foreign_tokens: int) -> Repairs:
         windows: dict[str, list[Window]] = {}
-        read = sum(float(stale.paid.sum(dtype=np.float32)) for stale in self._stale) / max(1, self._tokens)
+        read = self._read / max(1, self._tokens)
         left = int(self._repair.share * self._chunk_tokens) - self._repaired
         if read > self._repair.safe_read:
             for _, chunk, first, length in sorted(self._windows(), reverse=True):
