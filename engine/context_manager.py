@@ -224,6 +224,13 @@ class ContextManager:
         self.instructions = instructions
         self._changed()
 
+    def set_order(self, order: Order) -> None:
+        """Say where edited chunks go from now on; in a fixed order none is on its way any more."""
+        self.order = order
+        if order == "fixed":
+            self._going = []
+            self._changed()
+
     def set_active(self, refs: Sequence[str], active: bool) -> list[Chunk]:
         """Switch all the chunks, or none if one of the refs is bad."""
         chunks = [self.find(ref) for ref in refs]

@@ -137,7 +137,8 @@ class Engine:
                 state.contexts[id] = manager
             elif instructions is not None:
                 manager.set_instructions(instructions)
-            manager.order = order or manager.order
+            if order is not None:
+                manager.set_order(order)
         return Context(state, self._answers, manager)
 
     def get_context(self, id: str) -> Context:

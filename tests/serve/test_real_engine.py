@@ -229,7 +229,16 @@ def test_a_model_that_thinks(tmp_path: Path) -> None:
 
 def test_pinned_chunks_and_fixed_order_keep_their_places(client: httpx.Client) -> None:
     def names() -> list[str]:
-        return [chunk["name"] for chunk in client.get("/v1/contexts/c/chunks").json()["chunks"]]
+        """Once an exact answer has settled the order."""
+        asked = {
+            "messages": [{"role": "user", "content": "Why?"}],
+            "fidelity": "exact",
+            "context": "c",
+            "max_tokens": 1,
+        }
+        assert client.post("/v1/chat/completions", json=asked).status_code == 200
+        chunks = client.get("/v1/contexts/c/chunks").json()["chunks"]
+        return [chunk["name"] for chunk in chunks if chunk["kind"] == "file"]
 
     for source in "abc":
         add(client, f"text of {source}", source=source)
