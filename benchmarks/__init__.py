@@ -1,1 +1,1 @@
-"""What the engine costs, measured against plain transformers in the same run. See docs/benchmarks.md."""
+"""What the engine costs, how true its answers are and how well it foretells its times. See docs/benchmarks.md."""
