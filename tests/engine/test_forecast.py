@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.runtime.forecast import Forecast, Step, Work
+from engine.runtime.forecast import _MOST_FORESEEN, Forecast, Step, Work
 
 SLICE = 256
 PER_STEP, PER_ROW, PER_TOKEN, PER_PAIR = 0.02, 0.01, 0.004, 3e-7
@@ -101,6 +101,23 @@ def test_it_is_never_negative_and_more_work_never_takes_less(
     longer = forecast.seconds([*work, more])
     assert longer is not None
     assert 0 <= foretold <= longer < float("inf")
+
+
+@given(STEPS, st.integers(0, 100_000), st.floats(0, 100))
+def test_it_says_how_many_tokens_can_be_computed_in_a_time(
+    steps: list[tuple[list[Work], float]], position: int, budget: float
+) -> None:
+    forecast = Forecast(SLICE)
+    for observed, seconds in steps:
+        forecast.observe(observed, seconds)
+    count = forecast.tokens_within(budget, position)
+    one_more = forecast.seconds([Work(position, count + 1)])
+    if one_more is None:
+        assert count == 0
+        return
+    assert one_more > budget or count == len(range(1, _MOST_FORESEEN))
+    if count:
+        assert (forecast.seconds([Work(position, count)]) or 0.0) <= budget
 
 
 @given(st.lists(st.tuples(WORKS, st.floats(1e-6, 1e3)), max_size=300))
