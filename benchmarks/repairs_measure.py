@@ -97,9 +97,9 @@ class Measured:
         return self._shifted(kv, slots) if repair.shift else kv
 
     def _shifted(self, kv: KV, slots: Tensor) -> KV:
-        out = kv.copy()
+        out, slots = kv.copy(), slots.to(kv.values.device)
         for stale in self.case.stale:
-            run = torch.arange(stale.first, stale.end)
+            run = torch.arange(stale.first, stale.end, device=kv.values.device)
             done = run[torch.isin(run, slots)]
             learned = done[done >= stale.first + KEPT_OUT] if len(done) > 2 * KEPT_OUT else done
             others = run[~torch.isin(run, slots)]
