@@ -177,6 +177,10 @@ def _edit_line(seam: int | None) -> Callable[[str, Colds], Case]:
     return make
 
 
+def _edit_value(seam: int | None) -> Callable[[str, Colds], Case]:
+    return lambda name, colds: _edit(name, _base(colds), _value(colds), colds, seam=seam)
+
+
 def _base(colds: Colds) -> int:
     return colds.loaded.set.defines
 
@@ -197,10 +201,9 @@ CASES: dict[str, Callable[[str, Colds], Case]] = {
     "anchor_mid": lambda name, c: _inserted(name, 3, c, anchored=True),
     "anchor_all": lambda name, c: _order(name, range(6), range(6), c, anchored=range(1, 6)),
     "edit_mid": _edit_line(None),
-    "edit_value": lambda name, c: _edit(name, _base(c), _value(c), c),
-    "edit_suffix_w0": _edit_line(0),
-    "edit_suffix_w16": _edit_line(16),
-    "edit_suffix_w64": _edit_line(64),
+    "edit_value": _edit_value(None),
+    **{f"edit_suffix_w{seam}": _edit_line(seam) for seam in (0, 16, 64)},
+    **{f"edit_value_suffix_w{seam}": _edit_value(seam) for seam in (0, 16, 64)},
     "recency_first": lambda name, c: _recency(name, 0, _line(c, 0, "limit = 7", 1), c),
     "recency_base": lambda name, c: _recency(name, _base(c), _value(c), c),
     "move_first_end": lambda name, c: _order(name, range(6), [*_without(0), 0], c),
