@@ -77,7 +77,8 @@ class Answers:
         outlook = self._state.outlook(manager, composition, tail, fidelity, budget)
         if outlook.mode == "exact":
             return None
-        manager.kept_up = True
+        # whatever was exact once isn't any more, or nothing near would be used
+        manager.kept_up, manager.upheld = True, None
         self._state.keep_up(manager)
         return outlook.near
 

@@ -93,6 +93,8 @@ class ContextManager:
 
     def settled(self) -> Composition:
         """The composition as it would be with all edited chunks where they go."""
+        if not self._going:
+            return self.composition()
         if self._settled is None:
             leaves = self.leaves(chunk for chunk in self._settled_order() if chunk.active)
             self._settled = self.compose_pieces(leaves, self.instructions)

@@ -1,4 +1,4 @@
-"""For all tests: hypothesis sets no time limits (a slow machine is no failure), and speeds measured here are not kept."""
+"""For all tests: hypothesis sets no time limits, a slow machine is no failure; speeds measured here are not kept."""
 
 from __future__ import annotations
 
