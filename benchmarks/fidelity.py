@@ -21,13 +21,13 @@ from benchmarks.fidelity_cases import CASES, Case
 from benchmarks.fidelity_memory import remember
 from benchmarks.fidelity_report import Report, Sample
 from benchmarks.fidelity_sets import Loaded, load_sets
+from benchmarks.options import add_engine_options, engine_config, positive
 from benchmarks.reader import Mode, Reader, cost
 from engine.chunk_kv import ChunkKV
 from engine.config import EngineConfig
 from engine.errors import EngineError
 from engine.model import LoadedModel, load_model
-from engine.repair import Repair
-from engine.reuse import DEFAULT_REPAIR
+from engine.repair import DEFAULT_REPAIR, Repair
 from engine.runtime.prefill import Prefill
 
 MODES = {
@@ -68,7 +68,7 @@ def run(model: LoadedModel, config: EngineConfig, *, sets: int, answer_tokens: i
         sets=tuple(loaded.set.package for loaded in found),
         samples=tuple(samples),
         memories=tuple(remember(reader, found, MODES)),
-        hard=frozenset(case.name for case in cases if case.hard),
+        judged={case.name: case.judged for case in cases if case.judged is not None},
     )
 
 
@@ -120,14 +120,7 @@ def _compare(reader: Reader, prefill: Prefill, loaded: Loaded, case: Case, mode:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark as `arguments` say; 1 if a bar is missed, 2 if it can't run."""
     given = _parser().parse_args(arguments)
-    config = EngineConfig(
-        model=given.model,
-        device=given.device,
-        dtype=given.dtype,
-        threads=given.threads,
-        slice_tokens=given.slice_tokens,
-        kv_cache_tokens=POOL_TOKENS,
-    )
+    config = dataclasses.replace(engine_config(given), kv_cache_tokens=POOL_TOKENS)
     cases = [case for case in CASES if not given.cases or any(word in case.name for word in given.cases)]
     try:
         with torch.inference_mode():
@@ -146,13 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fidelity", description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m", help="catalogue name, folder or GGUF")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
-    parser.add_argument("--dtype", default="float32", choices=("auto", "float32", "bfloat16"))
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
-    parser.add_argument("--slice-tokens", type=int, default=EngineConfig().slice_tokens, help="the engine's")
-    parser.add_argument("--sets", type=int, default=100, help="sets of files, at most")
-    parser.add_argument("--answer-tokens", type=int, default=40)
+    add_engine_options(parser, dtype="float32")
+    parser.add_argument("--sets", type=positive, default=100, help="sets of files, at most")
+    parser.add_argument("--answer-tokens", type=positive, default=40)
     parser.add_argument("--cases", nargs="+", help="only cases whose name holds one of these words")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     parser.add_argument("--plot", type=Path, help="draw the KL of each case to this file (.svg, .png)")

@@ -18,14 +18,15 @@ class Case:
     Attributes:
         without_last: the last file comes in only with the change.
         anchored: indices of files whose KV is at first that of standing right behind the head.
-        hard: later files may have built on what is dropped, so that their KV is the hardest to use again.
+        judged: the mode that must come close to a cold run; `repaired` where later files may have built on what is
+            dropped, None where nothing short of exact KV has to.
     """
 
     name: str
     change: Callable[[ContextManager, Loaded], object]
     without_last: bool = False
     anchored: tuple[int, ...] = ()
-    hard: bool = False
+    judged: str | None = None
 
     def files_before(self, loaded: Loaded) -> Sequence[tuple[str, str]]:
         """The files that are there before the change, as (path, text)."""
@@ -80,12 +81,12 @@ def _insert(position: int) -> Callable[[ContextManager, Loaded], object]:
 
 
 CASES = (
-    Case("edit a value in the middle", _edit),
-    Case("edit the first file", _edit_first),
+    Case("edit a value in the middle", _edit, judged="near"),
+    Case("edit the first file", _edit_first, judged="near"),
     Case("edit the first file, move it to the end", _edit_and_move),
-    Case("drop a file in the middle", _drop(3)),
-    Case("drop the first file", _drop(0), hard=True),
-    Case("drop the file that others build on", lambda m, s: _drop(s.set.defines)(m, s), hard=True),
+    Case("drop a file in the middle", _drop(3), judged="near"),
+    Case("drop the first file", _drop(0), judged="repaired"),
+    Case("drop the file that others build on", lambda m, s: _drop(s.set.defines)(m, s), judged="repaired"),
     Case("insert a file in the middle", _insert(3), without_last=True),
     Case("insert a file at the front", _insert(0), without_last=True),
     Case("move the first file to the end", lambda m, s: m.move(_paths(s)[0], -1)),

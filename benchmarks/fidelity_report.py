@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+
+from benchmarks.drawing import pyplot_for, save
+from benchmarks.machine import in_words
 
 NEAR_BAR, TOP1_BAR, EXACT_BAR, REPAIR_SHARE = 0.005, 0.96, 1e-5, 0.05
 """KL and top-1 that near KV must reach, KL that exact KV must, and the share of tokens that a repair may cost."""
@@ -44,18 +47,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was measured; its string is what the benchmark prints. `hard` are names of cases."""
+    """All that was measured; its string is what the benchmark prints.
+
+    `judged` names for some cases the mode that must meet the bar; if that is `repaired`, its cost has one, too.
+    """
 
     model: str
     machine: dict[str, str | int | float]
     sets: tuple[str, ...]
     samples: tuple[Sample, ...]
     memories: tuple[Memory, ...]
-    hard: frozenset[str]
+    judged: dict[str, str]
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{key} {value}" for key, value in self.machine.items())
-        lines = [f"Fidelity of {self.model} over {', '.join(self.sets)} ({settings})", "", *self._table()]
+        lines = [f"Fidelity of {self.model} over {', '.join(self.sets)} ({in_words(self.machine)})", "", *self._table()]
         lines += ["", *self._memory_table(), "", *(self.missed or ["Every bar holds."])]
         return "\n".join(lines)
 
@@ -91,21 +96,17 @@ class Report:
             kl, top1 = fmean(s.kl for s in samples), fmean(s.top1 for s in samples)
             if mode == "exact" and max(s.kl for s in samples) > EXACT_BAR:
                 yield f"MISSED: {case}, exact: KL is {max(s.kl for s in samples):.1e}, not 0 within float error"
-            if mode == _judged(case, self.hard) and (kl > NEAR_BAR or top1 < TOP1_BAR):
+            judged = mode == self.judged.get(case)
+            if judged and (kl > NEAR_BAR or top1 < TOP1_BAR):
                 yield f"MISSED: {case}, {mode}: KL {kl:.4f} (≤ {NEAR_BAR}), top-1 {top1:.3f} (≥ {TOP1_BAR})"
-            if case in self.hard and mode == "repaired" and fmean(s.computed for s in samples) > REPAIR_SHARE:
+            if judged and mode == "repaired" and fmean(s.computed for s in samples) > REPAIR_SHARE:
                 yield f"MISSED: {case}: its repair costs {fmean(s.computed for s in samples):.1%} of the tokens"
 
     def plot(self, path: Path) -> None:
         """Mean KL of each case and mode as horizontal bars on a logarithmic axis; says so if matplotlib is missing."""
-        try:
-            import matplotlib
-        except ImportError:
-            print(f"matplotlib is not installed: {path} is not drawn")
+        pyplot = pyplot_for(path)
+        if pyplot is None:
             return
-        matplotlib.use("agg")
-        from matplotlib import pyplot
-
         cells = [(c, m, fmean(s.kl for s in found)) for c, m, found in self._cells() if m != "exact"]
         cases, modes = list(dict.fromkeys(c for c, _, _ in cells)), list(dict.fromkeys(m for _, m, _ in cells))
         figure, axes = pyplot.subplots(figsize=(9, 0.5 * len(cases) + 1.5), layout="constrained")
@@ -120,11 +121,4 @@ class Report:
         axes.set_xlabel("KL divergence from a cold run, nats per token")
         axes.set_title(self.model)
         axes.legend()
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-def _judged(case: str, hard: Iterable[str]) -> str | None:
-    """The mode that the bar for near KV is about; cases that begin with KV from elsewhere have none."""
-    if "anchored" in case or "insert" in case or "swap" in case or "move" in case:
-        return None
-    return "repaired" if case in hard else "near"
+        save(pyplot, figure, path)

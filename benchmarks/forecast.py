@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import machine, models
 from benchmarks.corpus import COUNT, SourceFile, find_files
-from benchmarks.options import add_engine_options, engine_config, positive
+from benchmarks.options import add_engine_options, add_shape_option, engine_config, positive
 from benchmarks.questions import Question, questions
 from benchmarks.speeds import own_speeds
 from benchmarks.table import layout, milliseconds, percentile
@@ -184,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forecast", description=__doc__)
     add_engine_options(parser)
+    add_shape_option(parser)
     parser.add_argument("--files", nargs="+", type=Path, default=(), help=f"{COUNT} files or a folder; else Python's")
     parser.add_argument("--file-tokens", type=positive, default=200, help="mean length of a file")
     parser.add_argument("--warm-up", type=int, default=4, help="questions that only teach")

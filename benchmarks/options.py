@@ -8,14 +8,18 @@ from benchmarks.random_model import SHAPES
 from engine.config import EngineConfig
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """What `engine_config` reads, and the shape of a random model."""
+def add_engine_options(parser: argparse.ArgumentParser, *, dtype: str = "auto") -> None:
+    """What `engine_config` reads."""
     parser.add_argument("--model", default="smollm2-135m", help="catalogue name, folder, GGUF or hub repository")
-    parser.add_argument("--random-shape", choices=sorted(SHAPES), help="random weights of this shape instead")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--dtype", default=dtype, choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--threads", type=positive, help="CPU threads of torch")
     parser.add_argument("--slice-tokens", type=positive, help="the engine's, see EngineConfig")
+
+
+def add_shape_option(parser: argparse.ArgumentParser) -> None:
+    """For benchmarks of speed, which need no weights that say anything."""
+    parser.add_argument("--random-shape", choices=sorted(SHAPES), help="random weights of this shape instead")
 
 
 def engine_config(given: argparse.Namespace) -> EngineConfig:

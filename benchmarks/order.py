@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import machine, models
 from benchmarks.corpus import find_files, trim
-from benchmarks.options import add_engine_options, engine_config, positive
+from benchmarks.options import add_engine_options, add_shape_option, engine_config, positive
 from benchmarks.order_report import Report, plot
 from benchmarks.play import Played, Way, play
 from benchmarks.session import SCATTERED, USUAL, session
@@ -126,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.order", description=__doc__)
     add_engine_options(parser)
+    add_shape_option(parser)
     parser.add_argument("--files", nargs="+", type=Path, default=(), help=f"{FILES} files or a folder; else Python's")
     parser.add_argument("--file-tokens", type=positive, default=200, help="cut each file to about so many tokens")
     parser.add_argument("--steps", type=positive, default=200, help="edits, questions, switches and so on")

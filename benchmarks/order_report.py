@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from benchmarks.drawing import pyplot_for, save
 from benchmarks.machine import in_words
 from benchmarks.play import OCCASIONS, Played
 from benchmarks.table import layout, milliseconds, percentile
@@ -73,15 +74,9 @@ class Report:
 
 def plot(report: Report, path: Path) -> None:
     """Tokens computed up to each step, for questions and with the background, to an .svg or .png file."""
-    try:
-        import matplotlib
-    except ImportError:
-        print(f"matplotlib is not installed: {path} is not drawn")
+    pyplot = pyplot_for(path)
+    if pyplot is None:
         return
-    matplotlib.use("agg")
-    matplotlib.rcParams["svg.hashsalt"] = path.name
-    from matplotlib import pyplot
-
     ways = list(dict.fromkeys(played.way for played in report.played))
     figure, all_axes = pyplot.subplots(1, len(ways), figsize=(4 * len(ways), 3.6), squeeze=False)
     for axes, way in zip(all_axes[0], ways, strict=True):
@@ -98,8 +93,7 @@ def plot(report: Report, path: Path) -> None:
     all_axes[0][0].set_ylabel("tokens computed, thousands")
     figure.suptitle(report.title, fontsize="medium")
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
+    save(pyplot, figure, path)
 
 
 def _asked(played: Played) -> Sequence[int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from benchmarks.machine import in_words
 from benchmarks.repairs_criteria import SAFE, Judged, criteria_table
 from benchmarks.repairs_measure import Sample
 from benchmarks.table import layout
@@ -24,8 +25,7 @@ class Report:
     judged: tuple[Judged, ...]
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{key} {value}" for key, value in self.machine.items())
-        text = [f"Repairs of {self.model} over {', '.join(self.sets)} ({settings})"]
+        text = [f"Repairs of {self.model} over {', '.join(self.sets)} ({in_words(self.machine)})"]
         text += [self._table(case) for case in dict.fromkeys(sample.case for sample in self.samples)]
         criteria = criteria_table(self.judged, self.samples)
         return "\n\n".join([*text, f"## What tells beforehand\n\n{criteria}"] if criteria else text)

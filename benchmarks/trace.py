@@ -17,7 +17,7 @@ from benchmarks import machine, models
 from benchmarks.baseline import PrefixCachedModel
 from benchmarks.checks import differences, wrong_labels
 from benchmarks.corpus import COUNT, find_files, trim
-from benchmarks.options import add_engine_options, engine_config, positive
+from benchmarks.options import add_engine_options, add_shape_option, engine_config, positive
 from benchmarks.report import Report, rows
 from benchmarks.rounds import play, warm_up
 from benchmarks.sides import EngineSide, PeerSide, Side
@@ -144,6 +144,7 @@ def _options(given: argparse.Namespace) -> Options:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trace", description=__doc__)
     add_engine_options(parser)
+    add_shape_option(parser)
     parser.add_argument(
         "--files", nargs="+", type=Path, default=(), help=f"{COUNT} files or a folder; else of Python's own library"
     )

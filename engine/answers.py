@@ -77,7 +77,7 @@ class Answers:
         outlook = self._state.outlook(manager, composition, tail, fidelity, budget)
         if outlook.mode == "exact":
             return None
-        # whatever was exact once isn't any more, or nothing near would be used
+        # what was exact once has been evicted, or nothing near would be used
         manager.kept_up, manager.upheld = True, None
         self._state.keep_up(manager)
         return outlook.near

@@ -33,7 +33,8 @@ class EngineConfig:
         threads: CPU threads for tensor work; None leaves torch's own choice.
         refine: whether contexts' KV is kept up in the background by itself, until all of it is exact; without it,
             background prefill is done when `populate` asks for it.
-        latency_budget: seconds to the first token within which an `auto` question waits for exact KV.
+        latency_budget: seconds that an `auto` question waits longer for exact KV than for the KV there is, and that may
+            go into chunks brought in from elsewhere before they are read.
     """
 
     model: str = DEFAULT_MODEL

@@ -226,7 +226,8 @@ class Context:
             params: sampling; None is greedy up to the window's end.
             fidelity: ``exact`` first computes whatever KV is not exact; ``instant`` takes the KV there is; ``auto``
                 is exact if that takes at most `budget` longer, or if the KV there is has read a dropped chunk.
-            budget: seconds; None takes the engine's `latency_budget`.
+            budget: seconds, also those that an instant answer may spend on computing chunks brought in from elsewhere;
+                None takes the engine's `latency_budget`.
             tags: for the output chunk that keeps the answer.
 
         Raises:

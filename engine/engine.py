@@ -18,8 +18,7 @@ from engine.kv.block_manager import BlockManager
 from engine.kv.segment_store import SegmentStore
 from engine.model import LoadedModel, Progress, load_model
 from engine.prompt import PromptBuilder
-from engine.repair import Repair
-from engine.reuse import DEFAULT_REPAIR
+from engine.repair import DEFAULT_REPAIR, Repair
 from engine.runtime.forecast import Forecast
 from engine.runtime.runner import Runner
 from engine.runtime.sampler import Sampler
@@ -87,19 +86,10 @@ class Engine:
         self.device = str(model.device)
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.exact_only = model.exact_only
-        forecast = Forecast(self.config.slice_tokens)
         self._speed_file = speed_file(model)
-        if self._speed_file is not None:
-            forecast.load(self._speed_file)
-        state = EngineState(
-            model,
-            PromptBuilder(model.tokenizer),
-            threading.Condition(threading.RLock()),
-            forecast,
-            self.config.latency_budget,
-            self.config.refine,
-            repair,
-        )
+        forecast = self._remembered_forecast()
+        changed = threading.Condition(threading.RLock())
+        state = EngineState(self.config, model, PromptBuilder(model.tokenizer), repair, changed, forecast)
         answers = Answers(state)
         blocks = BlockManager(model.pool.num_blocks)
         state.store = SegmentStore(blocks, self.config.block_size, state.active_keys, stateful=model.stateful)
@@ -115,6 +105,13 @@ class Engine:
         runner = Runner(model.decoder, model.attention, model.device)
         self._worker = Worker(state.scheduler, runner, Sampler(), forecast, state.changed)
         self._worker.start()
+
+    def _remembered_forecast(self) -> Forecast:
+        """What earlier runs have learned of this model's speed here, if anything."""
+        forecast = Forecast(self.config.slice_tokens)
+        if self._speed_file is not None:
+            forecast.load(self._speed_file)
+        return forecast
 
     # -- contexts --------------------------------------------------------------------------------------------------
 

@@ -54,14 +54,14 @@ def look_ahead(
     """How a question of `fidelity` would be answered now.
 
     Args:
-        near: what may be used besides exact KV; None leaves exact as the only mode.
+        near: what may be used besides exact KV; None leaves exact as the only mode, as does near KV that saves nothing.
         budget: seconds that `auto` waits longer for exact KV than for the KV there is.
     """
     residencies, kv_hash = assess(store, composition, near)
     exact_reused = [residency.exact for residency in residencies]
     exact_reused.append(store.shareable(composition.key, tail[:-1])[1])
     exact = _outlook("exact", forecast, composition, tail, residencies, exact_reused)
-    if near is None or fidelity == "exact":
+    if near is None or fidelity == "exact" or all(found.instant <= found.exact for found in residencies):
         return exact
     instant_reused = [residency.instant for residency in residencies]
     instant_reused.append(store.shareable(kv_hash, tail[:-1])[1])

@@ -2,13 +2,13 @@
 
 KV that has read a chunk which stands before it no more still knows of it. How much so each segment has noted when it
 was computed: the share of attention that each token paid to each piece before it. The few tokens that paid most are
-computed anew; docs/benchmarks.md compares this with all else that was tried.
+computed anew; docs/fidelity.md compares this with all else that was tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,12 +44,15 @@ class Repair:
     shortest: int = 8
 
 
+DEFAULT_REPAIR = Repair()
+
+
 @dataclass(frozen=True)
 class Repairs:
     """What to compute anew, by chunk hash; `safe`: what is then read has read little of what is gone or was new."""
 
-    windows: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)
-    safe: bool = True
+    windows: Mapping[str, tuple[Window, ...]]
+    safe: bool
 
 
 @dataclass(frozen=True, eq=False)

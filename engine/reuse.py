@@ -16,8 +16,6 @@ from engine.kv.segment_store import SegmentStore
 from engine.repair import Repair, Repairs, Window
 from engine.types import FidelityLabel
 
-DEFAULT_REPAIR = Repair()
-
 
 @dataclass(frozen=True)
 class NearKV:
@@ -25,7 +23,7 @@ class NearKV:
 
     Attributes:
         kv: where the chunks' KV was last, by chunk hash; looked at when a piece's turn comes.
-        repairs: what of it is computed anew.
+        repairs: what of it is computed anew, as `repair` says.
     """
 
     kv: Mapping[str, ChunkKV]
@@ -68,11 +66,6 @@ class PieceParts:
     kv_hash: bytes
     label: FidelityLabel
     there: bool
-
-    @property
-    def computed(self) -> int:
-        """Tokens in parts that are not reused as they are; a segment opened for them may hold some already."""
-        return sum(part.length for part in self.parts if part.segment is None)
 
 
 def parts_of(store: SegmentStore, piece: Piece, kv_hash: bytes, near: NearKV | None, head_key: bytes) -> PieceParts:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from engine.composition import Composition
-from engine.config import Fidelity
+from engine.config import EngineConfig, Fidelity
 from engine.context_manager import ContextManager
 from engine.errors import ContextFullError, EngineBusyError
 from engine.hashing import TokenArray
@@ -26,19 +26,18 @@ from engine.types import ChunksChanged, EngineEvent
 @dataclass(eq=False)
 class EngineState:
     """Attributes:
-    model, builder, latency_budget, refine, repair, max_context: fixed.
+    config, model, builder, repair, max_context: fixed.
     forecast: how long prefills take.
     changed: its lock guards all the rest; notified whenever the worker or a waiter may have something to do.
     contexts: by id.
     """
 
+    config: EngineConfig
     model: LoadedModel
     builder: PromptBuilder
+    repair: Repair
     changed: threading.Condition
     forecast: Forecast
-    latency_budget: float
-    refine: bool
-    repair: Repair
     store: SegmentStore = field(init=False)
     scheduler: Scheduler = field(init=False)
     contexts: dict[str, ContextManager] = field(default_factory=dict)
@@ -78,7 +77,7 @@ class EngineState:
     def keep_up(self, manager: ContextManager) -> None:
         """See to it that the active composition becomes exact in the background, if its context is to be kept up."""
         lives = self.contexts.get(manager.id) is manager and not self.closed
-        if not (self.refine and lives and manager.kept_up) or manager.upheld == manager.composition().key:
+        if not (self.config.refine and lives and manager.kept_up) or manager.upheld == manager.composition().key:
             return
         self.populate(manager)
 
@@ -118,7 +117,7 @@ class EngineState:
         budget: float | None,
     ) -> Outlook:
         """How a question behind `composition` would be answered now; `budget` in seconds, None takes the engine's."""
-        budget = self.latency_budget if budget is None else budget
+        budget = self.config.latency_budget if budget is None else budget
         near = self.near(manager, composition, budget)
         return look_ahead(self.store, self.forecast, composition, tail, near, fidelity, budget)
 

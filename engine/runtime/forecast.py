@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _KEPT_PER_SIZE = 24
 _MOST_FORESEEN = 1 << 20
+_BY_WEIGHT = (2, 0, 1, 3)
+"""The terms' columns (step, row, token, pair), what a prefill's time depends on most first."""
 _OUTLIER = 0.25
 """Observations that are off by more than this share count less: the device was busy with something else."""
 
@@ -137,9 +139,11 @@ def _least_squares(features: NDArray[np.float64], target: NDArray[np.float64]) -
     """x ≥ 0 that leaves little of |features · x − target|; features [n, terms] and target [n] are positive.
 
     Terms that come out negative are left out, the most negative first: all but the same as the best such x, and quick.
+    Of fewer steps than terms only the first of `_BY_WEIGHT` are asked for: the rest would be guessed, and pairs guessed
+    from a short step are hours for a long prompt.
     """
     scaled = features / (scale := np.linalg.norm(features, axis=0))
-    chosen = list(range(features.shape[1]))
+    chosen = sorted(_BY_WEIGHT[: len(features)])
     while (found := np.linalg.lstsq(scaled[:, chosen], target, rcond=None)[0]).min() < 0:
         del chosen[int(found.argmin())]
     best = np.zeros(features.shape[1])

@@ -92,7 +92,8 @@ class Worker:
             tokens = self._sampler.sample(logits, [generation.sampling for generation in generations])
         seconds = time.perf_counter() - begun
         with self._changed:
-            self._forecast.observe(work, seconds)
+            if self.steps > 1:  # the first one pays for all that is set up on first use
+                self._forecast.observe(work, seconds)
             self._scheduler.sampled(generations, tokens)
             self._changed.notify_all()
 

@@ -50,6 +50,13 @@ def test_a_single_step_is_something_to_go_by() -> None:
     assert forecast.seconds([]) == 0
 
 
+def test_few_short_steps_are_not_taken_for_hours_of_a_long_prompt() -> None:
+    forecast = Forecast(SLICE)
+    forecast.observe([Work(0, 20)], 0.1)
+    forecast.observe([Work(20, 20)], 0.1)
+    assert forecast.seconds([Work(0, 2000)]) == pytest.approx(10, rel=0.5)
+
+
 def test_it_finds_the_times_that_steps_follow() -> None:
     forecast = Forecast(SLICE)
     for work in steps_of_all_sizes(200, random.Random(3)):

@@ -320,7 +320,9 @@ def test_events_tell_of_changes_and_progress_until_unsubscribed(engine: Engine) 
     events.clear()
     finish(context.chat("Who?", SamplingParams(max_tokens=5)))
     asked = [event for event in events if isinstance(event, PopulateProgress)]
-    assert [event.done for event in asked] == sorted({event.done for event in asked})
+    under_way = [event.done for event in asked if event.done < event.total]
+    assert under_way == sorted(set(under_way))
+    # upkeep may find everything there behind the question, and says so, too
     assert progress[-1].total < asked[-1].done == asked[-1].total
     unsubscribe()
     unsubscribe()
