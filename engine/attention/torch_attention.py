@@ -16,14 +16,11 @@ from torch import Tensor
 
 from engine.attention.base import AttentionBackend, AttentionRow
 from engine.attention.dense import attend, merge, shares
+from engine.attention.watched import watched_layers
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
 from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable, Rotation
-
-_WATCH_FROM, _WATCH_EVERY = 2, 4
-"""The layers in which it is noted what the tokens of a row read. More would only cost time, and the first two look at
-everything alike."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class TorchAttention(AttentionBackend):
         self._pool = pool
         self._rotary = rotary
         self._layers = layers
-        self._watched = range(min(_WATCH_FROM, len(layers) - 1), len(layers), _WATCH_EVERY)
+        self._watched = watched_layers(len(layers))
         self._rows: list[_RowPlan] = []
         self._slots = torch.empty(0, dtype=torch.int64)
         self._key_rotations: tuple[Rotation, ...] = ()
@@ -166,7 +163,7 @@ class TorchAttention(AttentionBackend):
         if lost >= run.length:
             return None
         slots = slice(run.slot + lost, run.slot + run.length)
-        k, v = self._pool.keys[layer][:, slots], self._pool.values[layer][:, slots]
+        k, v = self._pool.read(layer, slots, q.dtype)
         allowed = None
         if window is not None and row.position + row.count - 1 - (run.start + lost) >= window:
             asked = torch.arange(row.position, row.position + row.count, device=q.device)

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SCALED_DTYPE = torch.float8_e4m3fn
+
 
 class KVPool:
     """Keys and values of every layer, slot by slot.
 
     Attributes:
-        keys, values: per layer a tensor [kv_heads, num_blocks · block_size, head_dim] of the model's dtype; heads and
-            their size may differ from layer to layer. Heads come first, so that a run of slots is a view whose rows
-            lie together.
+        keys, values: per layer a tensor [kv_heads, num_blocks · block_size, head_dim]; heads and their size may differ
+            from layer to layer. Heads come first, so that a run of slots is a view whose rows lie together.
+        scaled: they are float8, and each token's head has a scale that its numbers are to be multiplied with.
+        largest: the largest number that such a scaled one may be.
         tokens_written: how many tokens' KV was ever written; re-arranging a composition must not raise it.
     """
 
@@ -27,17 +30,42 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """`heads` has kv_heads and head_dim of each layer."""
-        shapes = [(kv_heads, num_blocks * block_size, head_dim) for kv_heads, head_dim in heads]
+        """`heads` has kv_heads and head_dim of each layer; `dtype` is the model's, or float8_e4m3fn."""
+        self.slots = num_blocks * block_size
+        shapes = [(kv_heads, self.slots, head_dim) for kv_heads, head_dim in heads]
         # torch.empty leaves the pages of a CPU pool untouched until they are used
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+        self.scaled = dtype == SCALED_DTYPE
+        self.largest = torch.finfo(dtype).max
+        of_scales = [shape[:2] if self.scaled else (1, 1) for shape in shapes]
+        self._key_scales = [torch.empty(shape, dtype=torch.float32, device=device) for shape in of_scales]
+        self._value_scales = [torch.empty(shape, dtype=torch.float32, device=device) for shape in of_scales]
         self.block_size = block_size
         self.num_blocks = num_blocks
         self.tokens_written = 0
 
+    def scales(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Scales of keys and of values, float32 [kv_heads, slots]; without meaning unless the pool is scaled."""
+        return self._key_scales[layer], self._value_scales[layer]
+
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store `keys` (rotated) and `values`, each [T, kv_heads, head_dim], in `slots`, int64 [T]."""
-        self.keys[layer].index_copy_(1, slots, keys.transpose(0, 1))
-        self.values[layer].index_copy_(1, slots, values.transpose(0, 1))
+        pairs = zip((self.keys[layer], self.values[layer]), self.scales(layer), (keys, values), strict=True)
+        for cache, scales, new in pairs:
+            numbers = new.transpose(0, 1)
+            if self.scaled:
+                scale = (numbers.float().abs().amax(-1) / self.largest).clamp_min(1e-12)
+                scales.index_copy_(1, slots, scale)
+                numbers = (numbers.float() / scale[..., None]).to(cache.dtype).view(torch.uint8)
+                cache = cache.view(torch.uint8)  # torch copies no float8 by index
+            cache.index_copy_(1, slots, numbers)
         self.tokens_written += len(slots) if layer == 0 else 0
+
+    def read(self, layer: int, slots: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of consecutive slots, [kv_heads, n, head_dim]: views, or if the pool is scaled as `dtype`."""
+        k, v = self.keys[layer][:, slots], self.values[layer][:, slots]
+        if not self.scaled:
+            return k, v
+        k_scales, v_scales = (scales[:, slots, None] for scales in self.scales(layer))
+        return (k.float() * k_scales).to(dtype), (v.float() * v_scales).to(dtype)

@@ -72,6 +72,7 @@ class ProbingPass:
         scaling = options.get("scaling")
         sinks = options.get("s_aux")
         spec = LayerSpec(
+            num_heads=q.shape[1],
             num_kv_heads=k.shape[1],
             head_dim=k.shape[-1],
             scale=float(q.shape[-1] ** -0.5 if scaling is None else scaling),

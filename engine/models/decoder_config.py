@@ -170,6 +170,7 @@ def _layers(config: Any, family: _Family) -> tuple[LayerSpec, ...]:
     rope = config.no_rope_layers if family.nope_layers else [1] * count
     return tuple(
         LayerSpec(
+            num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
             head_dim=_head_dim(config),
             scale=float(_head_dim(config) ** -0.5),

@@ -29,6 +29,7 @@ class LayerSpec:
         sinks: float32 [heads], a score per head that takes part in the softmax and brings no value.
     """
 
+    num_heads: int
     num_kv_heads: int
     head_dim: int
     scale: float

@@ -100,6 +100,7 @@ class RotaryTable:
     Attributes:
         cos, sin: float32 [length, columns], attention factor folded in; the dims that use a column are the pairing's.
             If some dims are not rotated, a last column of ones and zeros is theirs.
+        column, partner, sign: the pairing's, int64, int64 and float32 [head_dim].
         rotates_a_part: whether some dims are not rotated.
     """
 
@@ -112,10 +113,10 @@ class RotaryTable:
             sin = torch.cat((sin, torch.zeros_like(sin[:, :1])), 1)
         self.cos, self.sin = cos, sin
         columns = [rest if column is None else column for column in pairing.column]
-        self._columns = torch.tensor(columns, dtype=torch.int64, device=cos.device)
-        self._sign = torch.tensor(pairing.sign, dtype=torch.float32, device=cos.device)
-        partner = torch.tensor(pairing.partner, dtype=torch.int64, device=cos.device)
-        self._partner = None if pairing.is_halves else partner
+        self.column = torch.tensor(columns, dtype=torch.int64, device=cos.device)
+        self.sign = torch.tensor(pairing.sign, dtype=torch.float32, device=cos.device)
+        self.partner = torch.tensor(pairing.partner, dtype=torch.int64, device=cos.device)
+        self._swap = None if pairing.is_halves else self.partner
 
     @classmethod
     def of(cls, frequencies: RopeFrequencies, length: int, device: torch.device) -> RotaryTable:
@@ -127,9 +128,9 @@ class RotaryTable:
 
     def at(self, positions: Tensor) -> Rotation:
         """Gather the rows of `positions`, int64 [T]; each must lie in the table (IndexError on the CPU)."""
-        cos = self.cos.index_select(0, positions).index_select(1, self._columns)
-        sin = self.sin.index_select(0, positions).index_select(1, self._columns).mul_(self._sign)
-        return Rotation(cos[:, None], sin[:, None], self._partner)
+        cos = self.cos.index_select(0, positions).index_select(1, self.column)
+        sin = self.sin.index_select(0, positions).index_select(1, self.column).mul_(self.sign)
+        return Rotation(cos[:, None], sin[:, None], self._swap)
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """Rotate x [T, heads, head_dim] to `positions`, int64 [T]; computed in float32, returned in x's dtype."""

@@ -32,7 +32,10 @@ _POSITIONS = 2000
 
 @dataclass(frozen=True)
 class Trial:
-    """A backend as it is tried: made from a pool, rotary tables and layers, with heads of this shape."""
+    """A backend as it is tried: made from a pool, rotary tables and layers, with heads of this shape.
+
+    `kv_dtype` is the pool's, if that is another than the model's.
+    """
 
     make: Callable[[KVPool, Sequence[RotaryTable], Sequence[LayerSpec]], AttentionBackend]
     dtype: torch.dtype = torch.float32
@@ -43,9 +46,12 @@ class Trial:
     block_size: int = 8
     num_blocks: int = 80
     seeds: int = 8
+    kv_dtype: torch.dtype | None = None
 
     def layer(self, *, rope: bool = True, **more: Any) -> LayerSpec:
-        return LayerSpec(self.kv_heads, self.head_dim, self.head_dim**-0.5, rotary=0 if rope else None, **more)
+        return LayerSpec(
+            self.heads, self.kv_heads, self.head_dim, self.head_dim**-0.5, rotary=0 if rope else None, **more
+        )
 
     def sinks(self) -> Tensor:
         return torch.linspace(-2, 3, self.heads, device=self.device)
@@ -73,7 +79,8 @@ class Bench:
         self.random = random.Random(seed)
         self.spec, self.trial = spec, trial
         heads = [(trial.kv_heads, trial.head_dim)]
-        self.pool = KVPool(heads, trial.num_blocks, trial.block_size, dtype=trial.dtype, device=trial.device)
+        dtype = trial.kv_dtype or trial.dtype
+        self.pool = KVPool(heads, trial.num_blocks, trial.block_size, dtype=dtype, device=trial.device)
         for cache in (*self.pool.keys, *self.pool.values):
             cache.fill_(float("nan"))  # reading a slot that was never written shows
         self.blocks = BlockManager(trial.num_blocks)

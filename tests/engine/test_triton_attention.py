@@ -1,0 +1,136 @@
+"""The triton backend against plain attention: interpreted on the CPU, or compiled where there is a GPU.
+
+Interpreted, bfloat16 is left out: Triton's interpreter multiplies its bits. Float16 stands for what has 16 bits.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="the kernels need triton")
+
+from engine.attention.base import AttentionRow
+from engine.attention.step_plan import KINDS, Kind, choose_block_m, make_plan
+from engine.attention.torch_attention import TorchAttention
+from engine.attention.triton_attention import TritonAttention
+from engine.kv.virtual_block_table import Placement
+from tests.engine.attention_bench import (
+    Bench,
+    Trial,
+    assert_a_step_sees_its_earlier_rows,
+    assert_new_kv_is_written,
+    assert_read_is_right,
+    assert_rows_are_right,
+    draw_row,
+)
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+DTYPES = [torch.float32, torch.bfloat16] if CUDA else [torch.float32, torch.float16]
+SEEDS = 24 if CUDA else 2
+# few programs leave rows whole, many part them
+WHOLE, PARTED = partial(TritonAttention, programs=1), partial(TritonAttention, programs=64)
+MAKERS = pytest.mark.parametrize("make", [WHOLE, PARTED], ids=["whole", "parted"])
+
+SMALL_BLOCKS = partial(Trial, device=DEVICE, seeds=SEEDS)
+
+
+@MAKERS
+@pytest.mark.parametrize(("rope", "window"), [(True, None), (False, None), (True, 3), (True, 20), (False, 64)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_over_moved_segments_with_partly_filled_blocks(make, rope: bool, window: int | None, dtype) -> None:
+    assert_rows_are_right(SMALL_BLOCKS(make).layer(rope=rope, window=window), SMALL_BLOCKS(make, dtype))
+
+
+@MAKERS
+@pytest.mark.parametrize("window", [None, 20])
+def test_capped_scores_and_sinks_over_moved_segments(make, window: int | None) -> None:
+    trial = SMALL_BLOCKS(make)
+    assert_rows_are_right(trial.layer(window=window, softcap=0.7, sinks=trial.sinks()), trial)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_rows_of_one_sequence_see_those_before_them_in_the_same_step(window: int | None) -> None:
+    trial = SMALL_BLOCKS(PARTED)
+    assert_a_step_sees_its_earlier_rows(trial.layer(window=window), trial)
+
+
+@pytest.mark.parametrize("rope", [True, False])
+def test_new_keys_are_written_rotated_where_they_stand(rope: bool) -> None:
+    trial = SMALL_BLOCKS(WHOLE)
+    assert_new_kv_is_written(trial.layer(rope=rope), trial)
+
+
+@MAKERS
+@pytest.mark.parametrize(("window", "sunk"), [(None, False), (20, True)])
+def test_what_is_noted_as_read_is_the_attention_paid(make, window: int | None, sunk: bool) -> None:
+    trial = SMALL_BLOCKS(make)
+    assert_read_is_right(trial.layer(window=window, sinks=trial.sinks() if sunk else None), trial)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(14, 2, 64), (3, 3, 96), (28, 4, 128), (8, 1, 256), (2, 2, 24)])
+def test_head_sizes_and_groups_of_real_models(heads: int, kv_heads: int, dim: int) -> None:
+    trial = SMALL_BLOCKS(PARTED, heads=heads, kv_heads=kv_heads, head_dim=dim, seeds=SEEDS if CUDA else 1)
+    assert_rows_are_right(trial.layer(), trial)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+@pytest.mark.parametrize("heads", [28, 4])
+@pytest.mark.parametrize("block_size", [64, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dim", [64, 96, 128, 256])
+def test_long_rows_over_large_blocks(heads: int, block_size: int, dtype: torch.dtype, dim: int) -> None:
+    trial = Trial(TritonAttention, dtype, DEVICE, heads, 4, dim, block_size, num_blocks=64)
+    bench = Bench(trial.layer(), trial, seed=1)
+    parts, placements, position = [], [], 0
+    for length in (700, 63, 64, 400):
+        parts.append(bench.written(length, position + 17).part(5, length - 5))
+        placements.append(Placement(parts[-1].segment, position, length - 5, 5))
+        position += length - 5
+    for count in (1, 7, 300):
+        own = bench.segment(count, position, 0)
+        q, (k, v) = bench.queries(count), bench.kv(count)
+        actual = bench.step([AttentionRow(bench.table(placements), own, count)], q, k, v)
+        bench.assert_close(actual, bench.expected(parts, q, k, v))
+
+
+def test_a_scaled_pool_loses_little() -> None:
+    exact = outcome(SMALL_BLOCKS(TorchAttention))
+    for make in (TorchAttention, PARTED):
+        assert 1e-3 < distance(outcome(SMALL_BLOCKS(make, kv_dtype=torch.float8_e4m3fn)), exact) < 0.1
+
+
+def outcome(trial: Trial) -> Tensor:
+    bench = Bench(trial.layer(), trial, seed=7)
+    drawn = draw_row(bench)
+    return bench.step([drawn.row], drawn.q, drawn.k, drawn.v)
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def test_a_plan_changes_only_where_an_answer_grows() -> None:
+    trial = SMALL_BLOCKS(WHOLE)
+    bench = Bench(trial.layer(), trial, seed=2)
+    row = next(drawn.row for drawn in iter(lambda: draw_row(bench), None) if drawn.row.num_tokens == 1)
+    plan = partial(make_plan, kinds=[Kind(3, None, 2)], block_size=8, programs=64, head_dim=16)
+    before = plan([row])
+    row.segment.filled += 1
+    row.segment.blocks += bench.blocks.allocate(1)
+    after = plan([row])
+    assert before.shape.works == after.shape.works
+    assert before.data[KINDS + 1] == before.shape.works[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "group", "dim", "expected"),
+    [(1, 7, 128, 16), (4, 7, 128, 64), (64, 7, 128, 128), (64, 7, 256, 64), (1, 71, 64, 128)],
+)
+def test_tiles_are_as_small_as_rows_allow(tokens: int, group: int, dim: int, expected: int) -> None:
+    assert choose_block_m(tokens, group, dim) == expected
