@@ -27,7 +27,7 @@ ENTRIES_AT, SPANS_AT, NOTES_AT, NOTES, KINDS = 0, 1, 2, 3, 4
 """Indices into the header; of kind i, four from KINDS + 4·i: where its works and merges are, and how many."""
 MOST_KINDS = (HEADER - KINDS) // 4
 
-ENTRY, SPAN, WORK, MERGE, NOTE = 4, 4, 9, 4, 4
+ENTRY, SPAN, WORK, MERGE, NOTE = 4, 5, 10, 4, 4
 """Integers per record."""
 
 _NARROW_SPLIT, _WIDE_SPLIT = 2, 8
@@ -82,10 +82,11 @@ class StepPlan:
     and slot (−1: nothing is written); then records:
 
     - entry (slot, valid, start, 0): up to ENTRY_TOKENS keys in consecutive slots, the first standing at `start`;
-    - span (first entry, end, Δ, read): entries that share a Δ; what each token read of it goes to `read` + token, or
-      nowhere if that is −1;
-    - work (token, count, position, first span, end, first entry, end, part, first?): a tile of queries over some keys;
-      its result is final if `part` is −1, else goes to so many partial slots from there on;
+    - span (first entry, end, Δ, read, end of full ones): entries that share a Δ, of which only the last may hold less
+      than ENTRY_TOKENS; what each token read of it goes to `read` + token, or nowhere if that is −1;
+    - work (token, count, position, first span, end, first entry, end, part, first?, clear): a tile of queries over some
+      keys; its result is final if `part` is −1, else goes to so many partial slots from there on; all its queries see
+      all keys of entries before `clear`, as far as no window is in their way;
     - merge (token, part, stride, parts): where the partial results of a token are;
     - note (read, share, token, count): how a span's `read` adds to the shares of attention.
 
@@ -109,7 +110,7 @@ class _Keys:
     """What one row's queries may see, in parts that can be attended to apart.
 
     Attributes:
-        entries: [E, 4], `spans`: [S, 4] without their reads.
+        entries: [E, 4], `spans`: [S, 5] without their reads.
         pieces: [S], the piece that each span is in, −1 for none.
         splits: [P, 4], first span, end, first entry, end.
     """
@@ -182,43 +183,43 @@ def _split_length(
 def _keys_of(row: AttentionRow, length: int, block_size: int) -> _Keys:
     """The keys of the table, in splits of `length` entries, and in splits of their own those of the row's segment."""
     table = _keys_of_table(row.table, length, row.pieces)
-    own = _own_entries(row.segment, row.segment.filled + row.num_tokens, row.table.tokens, block_size)
-    first, spans = len(table.entries), len(table.spans)
-    begins = np.arange(0, len(own), length, dtype=np.int32)
-    ends = np.minimum(begins + length, len(own))
-    none = np.zeros_like(begins)
-    own_spans = np.stack((begins + first, ends + first, none, none), 1)
-    numbers = np.arange(spans, spans + len(begins), dtype=np.int32)
+    own = _keys_in(_own_entries(row.segment, row.segment.filled + row.num_tokens, row.table.tokens, block_size), length)
+    entries, spans = len(table.entries), len(table.spans)
+    if not entries:
+        return own
     return _Keys(
-        np.concatenate((table.entries, own)),
-        np.concatenate((table.spans, own_spans)),
-        np.concatenate((table.pieces, none - 1)),
-        np.concatenate((table.splits, np.stack((numbers, numbers + 1, begins + first, ends + first), 1))),
+        np.concatenate((table.entries, own.entries)),
+        np.concatenate((table.spans, own.spans + np.array((entries, entries, 0, 0, entries), dtype=np.int32))),
+        np.concatenate((table.pieces, own.pieces)),
+        np.concatenate((table.splits, own.splits + np.array((spans, spans, entries, entries), dtype=np.int32))),
     )
 
 
 @lru_cache(maxsize=64)
 def _keys_of_table(table: VirtualBlockTable, length: int, pieces: tuple[int, ...]) -> _Keys:
     """The table's keys; while an answer is decoded they stay the same from step to step."""
-    entries = _table_entries(table, pieces)
+    return _keys_in(_table_entries(table, pieces), length, pieces)
+
+
+def _keys_in(entries: IntArray, length: int, pieces: tuple[int, ...] = ()) -> _Keys:
+    """Entries [E, 4] of slot, valid, start and Δ in splits of `length`; a piece begins at each of `pieces`."""
     count = len(entries)
-    if not count:
-        empty = np.empty((0, 4), dtype=np.int32)
-        return _Keys(empty, empty, np.empty(0, dtype=np.int32), empty)
     numbers = np.arange(count, dtype=np.int32)
     piece = np.searchsorted(pieces, entries[:, 2], side="right").astype(np.int32) - 1
-    deltas = entries[:, 3].copy()
+    deltas, valid = entries[:, 3].copy(), entries[:, 1]
     new = np.ones(count, dtype=bool)
-    new[1:] = (deltas[1:] != deltas[:-1]) | (piece[1:] != piece[:-1]) | (numbers[1:] % length == 0)
-    begins = numbers[new]
+    new[1:] = (deltas[1:] != deltas[:-1]) | (piece[1:] != piece[:-1]) | (valid[:-1] < ENTRY_TOKENS)
+    new[::length] = True
+    begins = np.flatnonzero(new).astype(np.int32)
     ends = np.append(begins[1:], count).astype(np.int32)
-    spans = np.stack((begins, ends, deltas[begins], np.zeros_like(begins)), 1)
-    splits = np.arange(0, count, length, dtype=np.int32)
+    full_ends = ends - (valid[ends - 1] < ENTRY_TOKENS)
+    spans = np.stack((begins, ends, deltas[begins], np.zeros_like(begins), full_ends), 1)
+    splits = numbers[::length]
     split_ends = np.minimum(splits + length, count)
-    first_spans = np.searchsorted(begins, splits).astype(np.int32)
-    last_spans = np.searchsorted(begins, split_ends).astype(np.int32)
+    first_spans, end_spans = np.searchsorted(begins, splits), np.searchsorted(begins, split_ends)
     entries[:, 3] = 0
-    return _Keys(entries, spans, piece[begins], np.stack((first_spans, last_spans, splits, split_ends), 1))
+    parts = np.stack((first_spans, end_spans, splits, split_ends), 1).astype(np.int32)
+    return _Keys(entries, spans.astype(np.int32), piece[begins], parts)
 
 
 def _table_entries(table: VirtualBlockTable, pieces: tuple[int, ...]) -> IntArray:
@@ -282,12 +283,13 @@ def _works_of(
 
 
 def _row_works(kind: Kind, tile_tokens: int, row: AttentionRow, keys: _Keys) -> tuple[IntArray, IntArray]:
-    """(works [W, 9] with indices that begin with this row, how many works each tile has [tiles])."""
+    """(works [W, 10] with indices that begin with this row, how many works each tile has [tiles])."""
     firsts = np.arange(0, row.num_tokens, tile_tokens, dtype=np.int32)
     counts = np.minimum(row.num_tokens - firsts, tile_tokens)
     positions = firsts + row.position
     starts = keys.entries[:, 2]
     ends = np.searchsorted(starts, positions + counts - 1, side="right")
+    clear = np.searchsorted(starts + keys.entries[:, 1] - 1, positions, side="right")
     begins = np.zeros_like(ends)
     if kind.window is not None:
         begins = np.searchsorted(starts + keys.entries[:, 1], positions - kind.window + 1, side="right")
@@ -298,7 +300,7 @@ def _row_works(kind: Kind, tile_tokens: int, row: AttentionRow, keys: _Keys) -> 
     numbers = np.bincount(tile, minlength=len(firsts))
     first = np.append(True, tile[1:] != tile[:-1])
     columns = (firsts[tile], counts[tile], positions[tile], splits[split, 0], splits[split, 1])
-    works = np.stack((*columns, low[tile, split], high[tile, split], np.zeros_like(tile), first), 1)
+    works = np.stack((*columns, low[tile, split], high[tile, split], np.zeros_like(tile), first, clear[tile]), 1)
     return works.astype(np.int32), numbers.astype(np.int32)
 
 
@@ -320,7 +322,7 @@ def _place(
     rank = np.arange(len(found)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
     found[:, 7] = np.where(split[tile], at[tile] + rank * counts[tile], -1)
     firsts = found[np.cumsum(numbers) - numbers, 0]
-    found += np.array((token, 0, 0, span, span, entry, entry, 0, 0), dtype=np.int32)
+    found += np.array((token, 0, 0, span, span, entry, entry, 0, 0, entry), dtype=np.int32)
     works.append(found)
     tokens = np.repeat(np.flatnonzero(split), counts[split])
     within = np.arange(len(tokens)) - np.repeat(np.cumsum(counts[split]) - counts[split], counts[split])
@@ -366,8 +368,8 @@ class _Packer:
     def add_keys(self) -> None:
         spans, notes = [], []
         for index, found in enumerate(self._keys):
-            moved = found.spans.copy()
-            moved[:, :2] += self.entry_base[index]
+            base = self.entry_base[index]
+            moved = found.spans + np.array((base, base, 0, 0, base), dtype=np.int32)
             moved[:, 3], noted = self._reads_of(index, found)
             spans.append(moved)
             notes.append(noted)

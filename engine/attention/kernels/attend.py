@@ -11,6 +11,74 @@ import triton
 import triton.language as tl
 
 
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _visit(
+    turned,
+    asked,
+    top,
+    total,
+    mixed,
+    k_head,
+    v_head,
+    k_scales,
+    v_scales,
+    entry,
+    scale,
+    softcap,
+    DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    SCALED: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """The online softmax over one more entry; unless MASKED all of its BLOCK_N keys are there and seen by every query."""
+    key = tl.arange(0, BLOCK_N)
+    dim = tl.arange(0, BLOCK_D)
+    slot = tl.load(entry)
+    places = (slot + key)[:, None].to(tl.int64) * DIM + dim[None, :]
+    loaded = (dim < DIM)[None, :]
+    if MASKED:
+        there = key < tl.load(entry + 1)
+        loaded = loaded & there[:, None]
+    if MASKED or BLOCK_D != DIM:
+        keys = tl.load(k_head + places, mask=loaded, other=0.0)
+        values = tl.load(v_head + places, mask=loaded, other=0.0)
+    else:
+        keys = tl.load(k_head + places)
+        values = tl.load(v_head + places)
+    scores = tl.dot(turned, tl.trans(keys.to(turned.dtype)), input_precision="ieee")
+    if SCALED:
+        k_scale = tl.load(k_scales + slot + key, mask=key < tl.load(entry + 1), other=0.0)
+        scores *= k_scale[None, :]
+    if SOFTCAP:
+        scores = softcap * (2.0 * tl.sigmoid(2.0 * scale / softcap * scores) - 1.0) * LOG2E
+    else:
+        scores *= scale * LOG2E
+    if MASKED:
+        behind = asked[:, None] - (tl.load(entry + 2) + key)[None, :]
+        seen = there[None, :] & (behind >= 0)
+        if WINDOW > 0:
+            seen = seen & (behind < WINDOW)
+        scores = tl.where(seen, scores, float("-inf"))
+    highest = tl.maximum(top, tl.max(scores, 1))
+    base = highest
+    if MASKED:
+        base = tl.where(highest == float("-inf"), 0.0, highest)
+    weights = tl.exp2(scores - base[:, None])
+    fading = tl.exp2(top - base)
+    total = total * fading + tl.sum(weights, 1)
+    if SCALED:
+        v_scale = tl.load(v_scales + slot + key, mask=key < tl.load(entry + 1), other=0.0)
+        weights *= v_scale[None, :]
+    mixed = tl.dot(weights.to(turned.dtype), values.to(turned.dtype), mixed * fading[:, None], input_precision="ieee")
+    return highest, total, mixed
+
+
 @triton.jit
 def attend_kernel(
     q_ptr,
@@ -61,7 +129,7 @@ def attend_kernel(
     """
     if tl.program_id(0) >= tl.load(plan_ptr + KIND_AT + 1):
         return
-    work = plan_ptr + tl.load(plan_ptr + KIND_AT) + tl.program_id(0) * 9
+    work = plan_ptr + tl.load(plan_ptr + KIND_AT) + tl.program_id(0) * 10
     kv_head = tl.program_id(1)
     token = tl.load(work)
     count = tl.load(work + 1)
@@ -78,7 +146,6 @@ def attend_kernel(
     alive = within < count
     asked = position + within
     dim = tl.arange(0, BLOCK_D)
-    key = tl.arange(0, BLOCK_N)
     in_head = dim < DIM
     inside = alive[:, None] & in_head[None, :]
     q_rows = q_ptr + (token + within)[:, None].to(tl.int64) * q_token_stride + head[:, None] * q_head_stride
@@ -94,55 +161,45 @@ def attend_kernel(
     total = tl.zeros([BLOCK_M], tl.float32)
     if SINKS:
         if tl.load(work + 8) != 0:
-            top = tl.load(sink_ptr + head, mask=alive, other=0.0) * 1.4426950408889634
+            top = tl.load(sink_ptr + head, mask=alive, other=0.0) * LOG2E
             total += 1.0
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     k_head = k_ptr + kv_head.to(tl.int64) * slots * DIM
     v_head = v_ptr + kv_head.to(tl.int64) * slots * DIM
+    k_scales = k_scale_ptr + kv_head.to(tl.int64) * slots
+    v_scales = v_scale_ptr + kv_head.to(tl.int64) * slots
     entries = plan_ptr + tl.load(plan_ptr + ENTRIES_AT)
     spans = plan_ptr + tl.load(plan_ptr + SPANS_AT)
+    clear = tl.load(work + 9)
+    turned_by = -2147483648
     for index in range(first_span, end_span):
-        span = spans + index * 4
+        span = spans + index * 5
         begin = tl.maximum(tl.load(span), low)
         end = tl.minimum(tl.load(span + 1), high)
+        delta = tl.load(span + 2)
         if ROTATE:
-            at = tl.where(alive, asked - tl.load(span + 2), 0)
-            angles = at[:, None] * columns + column[None, :]
-            cos = tl.load(cos_ptr + angles, mask=inside, other=0.0)
-            sin = tl.load(sin_ptr + angles, mask=inside, other=0.0)
-            turned = (queries.to(tl.float32) * cos + partners.to(tl.float32) * sin * sign[None, :]).to(queries.dtype)
+            if delta != turned_by:
+                at = tl.where(alive, asked - delta, 0)
+                angles = at[:, None] * columns + column[None, :]
+                cos = tl.load(cos_ptr + angles, mask=inside, other=0.0)
+                sin = tl.load(sin_ptr + angles, mask=inside, other=0.0) * sign[None, :]
+                turned = (queries.to(tl.float32) * cos + partners.to(tl.float32) * sin).to(queries.dtype)
+                turned_by = delta
         top_before = top
         total_before = total
-        for number in range(begin, end):
-            entry = entries + number * 4
-            slot = tl.load(entry)
-            there = key < tl.load(entry + 1)
-            stands = tl.load(entry + 2) + key
-            places = (slot + key)[:, None].to(tl.int64) * DIM + dim[None, :]
-            loaded = there[:, None] & in_head[None, :]
-            keys = tl.load(k_head + places, mask=loaded, other=0.0).to(queries.dtype)
-            scores = tl.dot(turned, tl.trans(keys), input_precision="ieee")
-            if SCALED:
-                scores *= tl.load(k_scale_ptr + kv_head * slots + slot + key, mask=there, other=0.0)[None, :]
-            scores *= scale
-            if SOFTCAP:
-                scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
-            scores *= 1.4426950408889634
-            behind = asked[:, None] - stands[None, :]
-            seen = there[None, :] & (behind >= 0)
-            if WINDOW > 0:
-                seen = seen & (behind < WINDOW)
-            scores = tl.where(seen, scores, float("-inf"))
-            highest = tl.maximum(top, tl.max(scores, 1))
-            base = tl.where(highest == float("-inf"), 0.0, highest)
-            weights = tl.exp2(scores - base[:, None])
-            fading = tl.exp2(top - base)
-            total = total * fading + tl.sum(weights, 1)
-            values = tl.load(v_head + places, mask=loaded, other=0.0).to(queries.dtype)
-            if SCALED:
-                weights *= tl.load(v_scale_ptr + kv_head * slots + slot + key, mask=there, other=0.0)[None, :]
-            mixed = mixed * fading[:, None] + tl.dot(weights.to(queries.dtype), values, input_precision="ieee")
-            top = highest
+        middle = begin
+        if WINDOW == 0:
+            middle = tl.maximum(begin, tl.minimum(end, tl.minimum(tl.load(span + 4), clear)))
+            for number in range(begin, middle):
+                top, total, mixed = _visit(
+                    turned, asked, top, total, mixed, k_head, v_head, k_scales, v_scales, entries + number * 4, scale,
+                    softcap, DIM, BLOCK_N, BLOCK_D, 0, SOFTCAP, SCALED, False,
+                )  # fmt: skip
+        for number in range(middle, end):
+            top, total, mixed = _visit(
+                turned, asked, top, total, mixed, k_head, v_head, k_scales, v_scales, entries + number * 4, scale,
+                softcap, DIM, BLOCK_N, BLOCK_D, WINDOW, SOFTCAP, SCALED, True,
+            )  # fmt: skip
         if READ:
             read = tl.load(span + 3)
             if read >= 0:
