@@ -5,6 +5,7 @@ Imported only where Triton is installed. Knows nothing of layers, attention or K
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,12 +28,22 @@ class TritonOps:
     Args:
         eps: ε of every norm.
         device: where all tensors are.
+        launch: for a matrix of so many outputs and inputs, how one row is multiplied with it.
+        overlap: whether a kernel may ask for its weights before the one ahead has ended, where the device can.
     """
 
-    def __init__(self, eps: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        eps: float,
+        device: torch.device,
+        *,
+        launch: Callable[[int, int], RowLaunch] = row_launch,
+        overlap: bool = True,
+    ) -> None:
         self._eps = eps
         self._torch = TorchOps(eps)
-        self._overlap = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        self._launch = launch
+        self._overlap = overlap and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         self._options: dict[str, Any] = {"launch_pdl": True} if self._overlap else {}
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -42,7 +53,7 @@ class TritonOps:
         if len(x) != 1:
             return self._torch.norm_linear(x, norm, weight, bias)
         out = x.new_empty(1, len(weight))
-        launch = row_launch(*weight.shape)
+        launch = self._launch(*weight.shape)
         norm_linear_kernel[(triton.cdiv(len(weight), launch.rows),)](
             out, x.contiguous(), norm, weight, bias, weight.stride(0), len(weight), self._eps, **self._given(x, launch)
         )
@@ -55,7 +66,7 @@ class TritonOps:
             product = linear(self.norm(x, norm), gate_up, bias).contiguous()
             gated_kernel[(len(x), triton.cdiv(inner, _ELEMENTS))](out, product, inner, COLUMNS=_ELEMENTS)
             return out
-        launch = row_launch(*gate_up.shape)
+        launch = self._launch(*gate_up.shape)
         norm_gated_kernel[(triton.cdiv(inner, launch.rows),)](
             out, x.contiguous(), norm, gate_up, bias, gate_up.stride(0), inner, self._eps, **self._given(x, launch)
         )
@@ -65,7 +76,7 @@ class TritonOps:
         if len(x) != 1:
             self._torch.add_linear_(total, x, weight, bias)
             return
-        launch = row_launch(*weight.shape)
+        launch = self._launch(*weight.shape)
         add_linear_kernel[(triton.cdiv(len(weight), launch.rows),)](
             total, x.contiguous(), weight, bias, weight.stride(0), len(weight), **self._given(x, launch)
         )
@@ -96,7 +107,7 @@ class TritonOps:
         if len(hidden) != 1:
             return self._torch.logits(hidden, head)
         out = hidden.new_empty(1, len(head), dtype=torch.float32)
-        launch = row_launch(*head.shape)
+        launch = self._launch(*head.shape)
         linear_kernel[(triton.cdiv(len(head), launch.rows),)](
             out, hidden.contiguous(), head, head.stride(0), len(head), **self._given(hidden, launch)
         )
