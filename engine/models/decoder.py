@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.models.decoder_config import DecoderConfig
+from engine.models.decoder_ops import DecoderOps, choose_ops
 from engine.models.language_model import Attend, LayerSpec
-from engine.models.linear import add_linear_, linear
 from engine.models.rotary import RotaryTable
 
 
@@ -53,14 +53,19 @@ class DecoderWeights:
 
 
 class Decoder:
-    """A loaded model (see `LanguageModel`). It holds no state besides its weights: passes never affect each other."""
+    """A loaded model (see `LanguageModel`). It holds no state besides its weights: passes never affect each other.
+
+    Args:
+        ops: what its layers are computed with; None for what is quickest on the weights' device.
+    """
 
     stateful = False
     one_by_one = False
 
-    def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
+    def __init__(self, config: DecoderConfig, weights: DecoderWeights, ops: DecoderOps | None = None) -> None:
         self.config = config
         self.weights = weights
+        self._ops = ops or choose_ops(weights.embedding.device, config.rms_norm_eps)
         self.rotary = (RotaryTable.of(config.rope, 2 * config.max_position, weights.embedding.device),)
         self.exact_only: str | None = None
         self._head_counts = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
@@ -91,7 +96,7 @@ class Decoder:
         for index, layer in enumerate(self.weights.layers):
             self._add_attention_(hidden, index, layer, attend)
             self._add_mlp_(hidden, layer)
-        return self._norm(hidden, self.weights.norm)
+        return self._ops.norm(hidden, self.weights.norm)
 
     def advance(
         self, token_ids: Tensor, positions: Tensor, attend: Attend, state: object | None
@@ -100,20 +105,16 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [n, hidden] to float32 logits [n, vocab]."""
-        return linear(hidden, self.weights.head).float()
+        return self._ops.logits(hidden, self.weights.head)
 
     def _add_attention_(self, hidden: Tensor, index: int, layer: LayerWeights, attend: Attend) -> None:
-        qkv = linear(self._norm(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias).contiguous()
+        qkv = self._ops.norm_linear(hidden, layer.attention_norm, layer.qkv, layer.qkv_bias).contiguous()
         q, k, v = qkv.view(len(hidden), -1, self.config.head_dim).split_with_sizes(self._head_counts, 1)
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
+            q, k = self._ops.norm_heads(q, k, layer.q_norm, layer.k_norm)
         mixed = attend(index, q, k, v).reshape(len(hidden), -1)
-        add_linear_(hidden, mixed, layer.output, layer.output_bias)
+        self._ops.add_linear_(hidden, mixed, layer.output, layer.output_bias)
 
     def _add_mlp_(self, hidden: Tensor, layer: LayerWeights) -> None:
-        gate, up = linear(self._norm(hidden, layer.mlp_norm), layer.gate_up, layer.gate_up_bias).chunk(2, -1)
-        add_linear_(hidden, F.silu(gate).mul_(up), layer.down, layer.down_bias)
-
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm over the last dimension, computed in float32."""
-        return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
+        gated = self._ops.norm_gated(hidden, layer.mlp_norm, layer.gate_up, layer.gate_up_bias)
+        self._ops.add_linear_(hidden, gated, layer.down, layer.down_bias)

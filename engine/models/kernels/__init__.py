@@ -1,0 +1,1 @@
+"""Triton kernels of the decoder's layers. `TorchOps` is their twin in plain torch."""
