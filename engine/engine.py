@@ -20,7 +20,7 @@ from engine.model import LoadedModel, Progress, load_model
 from engine.prompt import PromptBuilder
 from engine.repair import DEFAULT_REPAIR, Repair
 from engine.runtime.forecast import Forecast
-from engine.runtime.runner import Runner
+from engine.runtime.make_runner import make_runner
 from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler
 from engine.runtime.upkeep import Upkeep
@@ -102,7 +102,7 @@ class Engine:
             upkeep_failed=self._upkeep_failed,
         )
         self._state, self._answers = state, answers
-        runner = Runner(model.decoder, model.attention, model.device)
+        runner = make_runner(model, progress)
         self._worker = Worker(state.scheduler, runner, Sampler(), forecast, state.changed)
         self._worker.start()
 

@@ -78,8 +78,8 @@ class ReadRow:
 class StepPlan:
     """One step.
 
-    `data` is int32: the header; for each of `tokens` places its token id (left to whoever runs the model), position,
-    and slot (−1: nothing is written); then records:
+    `data` is int32: the header; for each of `tokens` places its token id, position, slot (−1: nothing is written), and
+    a place that logits are wanted of (token ids and wanted places are left to whoever runs the model); then records:
 
     - entry (slot, valid, start, 0): up to ENTRY_TOKENS keys in consecutive slots, the first standing at `start`;
     - span (first entry, end, Δ, read, end of full ones): entries that share a Δ, of which only the last may hold less
@@ -92,6 +92,7 @@ class StepPlan:
 
     Attributes:
         new_tokens: how many of the places are taken.
+        last_entries: for each row, where in `data` the last entry of its keys is.
         reads: for each row its shares, None if it wants none.
         read_slots, shares: sizes of the buffers of what spans and pieces were paid.
     """
@@ -99,6 +100,7 @@ class StepPlan:
     data: IntArray
     tokens: int
     new_tokens: int
+    last_entries: IntArray
     shape: Shape
     reads: tuple[ReadRow | None, ...]
     read_slots: int
@@ -155,7 +157,39 @@ def make_plan(
         parts = max(parts, int((found[1][:, 3]).sum()))
     shape = Shape(block_m, tuple(works), tuple(merges), parts)
     reads = tuple(packer.reads)
-    return StepPlan(packer.packed(), packer.tokens, int(counts.sum()), shape, reads, packer.read_slots, packer.shares)
+    return StepPlan(
+        packer.packed(),
+        packer.tokens,
+        int(counts.sum()),
+        packer.last_entries,
+        shape,
+        reads,
+        packer.read_slots,
+        packer.shares,
+    )
+
+
+def advance(plan: StepPlan, kinds: int, block_size: int) -> bool:
+    """Make the plan that of the next step of answers that go on as they are: each row one token, one place further.
+
+    Only numbers are raised, which is far quicker than planning. False, and the plan is as it was, where the next token
+    begins another block or entry.
+
+    Args:
+        kinds: how many kinds of layers there are.
+    """
+    data, count = plan.data, plan.new_tokens
+    slots = data[HEADER + 2 * plan.tokens : HEADER + 2 * plan.tokens + count]
+    valid = plan.last_entries + 1
+    if ((slots + 1) % block_size == 0).any() or (data[valid] >= ENTRY_TOKENS).any():
+        return False
+    slots += 1
+    data[HEADER + plan.tokens : HEADER + plan.tokens + count] += 1
+    data[valid] += 1
+    for kind in range(kinds):
+        at, works = data[KINDS + 4 * kind : KINDS + 4 * kind + 2].tolist()
+        data[at + 2 : at + 2 + works * WORK : WORK] += 1
+    return True
 
 
 def choose_block_m(most_tokens: int, group: int, head_dim: int) -> int:
@@ -182,11 +216,11 @@ def _split_length(
 
 def _keys_of(row: AttentionRow, length: int, block_size: int) -> _Keys:
     """The keys of the table, in splits of `length` entries, and in splits of their own those of the row's segment."""
-    table = _keys_of_table(row.table, length, row.pieces)
     own = _keys_in(_own_entries(row.segment, row.segment.filled + row.num_tokens, row.table.tokens, block_size), length)
-    entries, spans = len(table.entries), len(table.spans)
-    if not entries:
+    if not row.table.tokens:
         return own
+    table = _keys_of_table(row.table, length, row.pieces)
+    entries, spans = len(table.entries), len(table.spans)
     return _Keys(
         np.concatenate((table.entries, own.entries)),
         np.concatenate((table.spans, own.spans + np.array((entries, entries, 0, 0, entries), dtype=np.int32))),
@@ -342,9 +376,11 @@ class _Packer:
         self.tokens = tokens
         self.token_base = np.cumsum(counts) - counts
         self.entry_base = _bases([len(found.entries) for found in keys])
+        self.entry_count = sum(len(found.entries) for found in keys)
         self.span_base = _bases([len(found.spans) for found in keys])
         self.reads: list[ReadRow | None] = []
         self.read_slots = self.shares = 0
+        self.last_entries = np.empty(0, dtype=np.int64)
         self._header = np.zeros(HEADER, dtype=np.int32)
         self._parts: list[IntArray] = [self._header]
         self._length = HEADER
@@ -357,7 +393,7 @@ class _Packer:
         return at
 
     def add_tokens(self, block_size: int) -> None:
-        places = np.zeros((3, self.tokens), dtype=np.int32)
+        places = np.zeros((4, self.tokens), dtype=np.int32)
         places[2] = -1
         for row, base in zip(self._rows, self.token_base.tolist(), strict=True):
             new = slice(base, base + row.num_tokens)
@@ -373,7 +409,9 @@ class _Packer:
             moved[:, 3], noted = self._reads_of(index, found)
             spans.append(moved)
             notes.append(noted)
-        self._header[ENTRIES_AT] = self._add(np.concatenate([found.entries for found in self._keys]))
+        at = self._add(np.concatenate([found.entries for found in self._keys]))
+        self._header[ENTRIES_AT] = at
+        self.last_entries = at + ENTRY * (np.append(self.entry_base[1:], self.entry_count) - 1)
         self._header[SPANS_AT] = self._add(np.concatenate(spans))
         all_notes = np.concatenate(notes)
         self._header[NOTES_AT], self._header[NOTES] = self._add(all_notes), len(all_notes)

@@ -30,6 +30,8 @@ from engine.attention.step_plan import (
     Kind,
     Shape,
     StepPlan,
+    advance,
+    choose_block_m,
     make_plan,
 )
 from engine.attention.watched import watched_layers
@@ -88,6 +90,9 @@ class TritonAttention(AttentionBackend):
 
     Attributes:
         step: the buffers of the step that is under way.
+        kinds: of the layers.
+        programs: about how many a step is parted into.
+        group: most query heads that share a KV head; `least_block_m` rows of a tile hold that many.
     """
 
     def __init__(
@@ -102,7 +107,7 @@ class TritonAttention(AttentionBackend):
         self._pool = pool
         self._layers = layers
         self._device = pool.keys[0].device
-        self._programs = programs or _PROGRAMS_PER_PROCESSOR * _processors(self._device)
+        self.programs = programs or _PROGRAMS_PER_PROCESSOR * _processors(self._device)
         self._turns = [_Turn.of(table) for table in rotary]
         nothing = torch.zeros(1, dtype=torch.int32, device=self._device)
         self._no_turn = _Turn(nothing, nothing, nothing, nothing, nothing, 0)
@@ -111,9 +116,16 @@ class TritonAttention(AttentionBackend):
         assert len(self.kinds) <= MOST_KINDS, "a model with that many kinds of layers is not known"
         self._kind_of = [self.kinds.index(kind) for kind in kinds]
         self._watched = watched_layers(len(layers))
+        self.group = max(kind.group for kind in self.kinds)
+        self.least_block_m = choose_block_m(1, self.group, 1)
         self._head_dim = max(spec.head_dim for spec in layers)
         self._heads = max(spec.num_heads for spec in layers)
         self._plan: StepPlan | None = None
+
+    @property
+    def wide_blocks(self) -> tuple[int, ...]:
+        """Rows that tiles of large steps may have."""
+        return tuple(sorted({choose_block_m(1 << power, self.group, self._head_dim) for power in range(1, 12)}))
 
     # -- planning --------------------------------------------------------------------------------------------------
 
@@ -129,15 +141,20 @@ class TritonAttention(AttentionBackend):
             rows,
             self.kinds,
             self._pool.block_size,
-            programs=self._programs,
+            programs=self.programs,
             head_dim=self._head_dim,
             tokens=tokens,
             block_m=block_m,
         )
 
+    def advance(self, plan: StepPlan) -> bool:
+        """Move a plan of answers on by one token each, see `step_plan.advance`."""
+        return advance(plan, len(self.kinds), self._pool.block_size)
+
     def begin(self, plan: StepPlan, buffers: StepBuffers) -> None:
         """Compute by `plan`, which lies in `buffers`, from now on."""
         self._plan, self.step = plan, buffers
+        self._pool.tokens_written += plan.new_tokens
 
     def _buffers_for(self, plan: StepPlan) -> StepBuffers:
         """Buffers just as large as this plan needs them."""
@@ -154,6 +171,15 @@ class TritonAttention(AttentionBackend):
             notes=int(plan.data[NOTES_AT + 1]),
             longest=max((read.count for read in reads), default=0),
         )
+
+    def empty_step(self, tokens: int, block_m: int, *, noted: bool) -> StepBuffers:
+        """A step of that size in which nothing is written or attended to: running it compiles what such steps need."""
+        data = torch.zeros(HEADER + 4 * tokens, dtype=torch.int32, device=self._device)
+        data[HEADER + 2 * tokens : HEADER + 3 * tokens] = -1
+        ones = (1,) * len(self.kinds)
+        few, row = self._floats(1), self._floats(tokens * self._heads)
+        shape = Shape(block_m, ones, ones, 0)
+        return StepBuffers(data, shape, tokens, few, few, row, row, few, notes=int(noted), longest=int(noted))
 
     def part_buffers(self, parts: int) -> tuple[Tensor, Tensor]:
         """Room for partial results of so many tokens, and for their log-sum-exps."""
@@ -212,13 +238,6 @@ class TritonAttention(AttentionBackend):
             LARGEST=pool.largest,
             num_warps=1 if block_t == 1 else 4,
         )
-        if layer == 0:
-            pool.tokens_written += self._new_tokens
-
-    @property
-    def _new_tokens(self) -> int:
-        assert self._plan is not None
-        return self._plan.new_tokens
 
     def _attend(self, layer: int, kind: int, turn: _Turn, q: Tensor, out: Tensor, watched: bool) -> None:
         spec, step, pool = self._layers[layer], self.step, self._pool

@@ -10,7 +10,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -36,7 +35,7 @@ def _visit(
     SCALED: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """The online softmax over one more entry; unless MASKED all of its BLOCK_N keys are there and seen by every query."""
+    """The online softmax over one more entry; unless MASKED every query sees all of its BLOCK_N keys."""
     key = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, BLOCK_D)
     slot = tl.load(entry)

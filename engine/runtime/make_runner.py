@@ -1,0 +1,54 @@
+"""Makes the runner of a model, and everything ready that a question would else have to wait for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.model import LoadedModel, Progress
+from engine.models.decoder import Decoder
+from engine.models.progress import silent
+from engine.runtime.runner import Runner, SmallSteps
+
+if TYPE_CHECKING:
+    from engine.attention.triton_attention import TritonAttention
+
+_PREPARING = "Preparing the GPU"
+_WIDE_STEP = 512
+"""Tokens of a step that stands for all large ones: their kernels are the same."""
+
+
+def make_runner(model: LoadedModel, progress: Progress | None = None) -> Runner:
+    """The runner of `model`; on CUDA its kernels are compiled, and small steps captured as graphs."""
+    small_steps = _prepared(model, progress or silent) if model.device.type == "cuda" else None
+    return Runner(model.decoder, model.attention, model.device, small_steps)
+
+
+def _prepared(model: LoadedModel, progress: Progress) -> SmallSteps | None:
+    try:
+        # only here: the engine does without Triton where there is no GPU
+        from engine.attention.triton_attention import TritonAttention
+        from engine.runtime.graphs import CudaCapture, Graphs
+    except ImportError:
+        return None
+    if not isinstance(model.attention, TritonAttention) or model.stateful:
+        return None
+    progress(_PREPARING, 0.0)
+    _compile(model, model.attention)
+    if not isinstance(model.decoder, Decoder):
+        return None
+    graphs = Graphs(model.decoder, model.attention, CudaCapture(model.device))
+    graphs.prepare(lambda share: progress(_PREPARING, share))
+    return graphs
+
+
+@torch.inference_mode()
+def _compile(model: LoadedModel, attention: TritonAttention) -> None:
+    """Run steps in which nothing is attended to, once for each tile that large steps may have."""
+    positions = torch.arange(_WIDE_STEP, device=model.device)
+    for block_m in attention.wide_blocks:
+        for noted in (False, True):
+            attention.step = attention.empty_step(_WIDE_STEP, block_m, noted=noted)
+            model.decoder.forward(torch.zeros_like(positions), positions, attention)
+    torch.cuda.synchronize(model.device)
