@@ -33,7 +33,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
         "vocab_size": 152064,
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": 131072,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
