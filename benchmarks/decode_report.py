@@ -51,6 +51,7 @@ class Report:
     rows: tuple[Row, ...]
     failed: tuple[str, ...] = ()
     with_goals: bool = False
+    wrong: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -29,8 +29,8 @@ from engine.model import LoadedModel
 from engine.models.decoder import Decoder
 
 TOKENS = (2048, 8192, 32768)
-_COLD = 0.95
-"""Share of a prompt that must have been computed for it to count as cold."""
+_SHARED = 128
+"""Most tokens that prompts have in common: the head, and the frame of the first chunk."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _engine(model: LoadedModel, config: EngineConfig, texts: Texts, options: Opt
                     open_chunks(context, texts, tokens, chunks)
                     found.append(ask(context, 1, "exact"))
                 usage = found[-1].done.usage
-                if usage.prefilled_tokens < _COLD * usage.prompt_tokens:
+                if usage.reused_tokens > _SHARED:
                     raise ValueError(f"{usage.reused_tokens} of {usage.prompt_tokens} tokens were not cold")
                 seconds = [answer.first for answer in found[1:]]
                 yield Row(tokens, ENGINE, layout, median(seconds), usage.prefilled_tokens, tuple(seconds))

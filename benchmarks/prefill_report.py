@@ -40,6 +40,7 @@ class Report:
     work: Work
     rows: tuple[Row, ...]
     with_goals: bool = False
+    wrong: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         lengths = dict.fromkeys(row.tokens for row in self.rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,12 @@ Plot = Callable[[Mapping[str, Any], Path], None]
 
 
 class Report(Protocol):
+    """What a run found out; `wrong` says in words where the engine did not do what it must."""
+
     def as_json(self) -> dict[str, Any]: ...
+
+    @property
+    def wrong(self) -> Sequence[str]: ...
 
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +33,7 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
 
 
 def deliver(parser: argparse.ArgumentParser, given: argparse.Namespace, run: Callable[[], Report], plot: Plot) -> int:
-    """Run as the options say; 2 if it can't run."""
+    """Run as the options say; 1 if the run found a mistake of the engine, 2 if it can't run."""
     if given.plot_from:
         source, target = given.plot_from
         plot(json.loads(source.read_text(encoding="utf-8")), target)
@@ -44,4 +49,4 @@ def deliver(parser: argparse.ArgumentParser, given: argparse.Namespace, run: Cal
         given.json.write_text(found, encoding="utf-8")
     if given.plot:
         plot(json.loads(found), given.plot)
-    return 0
+    return 1 if report.wrong else 0

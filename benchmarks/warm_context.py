@@ -23,6 +23,8 @@ CHUNKS = 32
 DROPPED = 8
 _FRAME = 24
 """Tokens of a chunk's frame, roughly."""
+_AROUND = 40
+"""Tokens of head and question, roughly."""
 QUESTION = "Which of these functions would you test first, and how?"
 
 
@@ -57,13 +59,13 @@ class Texts:
 
 
 def open_chunks(context: Context, texts: Texts, tokens: int, chunks: int) -> None:
-    """Add so many chunks with `tokens` tokens together."""
+    """Add so many chunks that make a prompt of `tokens` tokens, with the question."""
     for number in range(chunks):
-        context.add_chunk(texts.cut(tokens // chunks), source=f"part_{number}.py")
+        context.add_chunk(texts.cut((tokens - _AROUND) // chunks), source=f"part_{number}.py")
 
 
 def open_filtered(context: Context, texts: Texts, tokens: int, chunks: int, dropped: int) -> None:
-    """So many active chunks with `tokens` tokens together, warm, out of their first order and among dropped ones."""
+    """So many active chunks that make such a prompt, warm, out of their first order and among dropped ones."""
     of_all = chunks + dropped
     open_chunks(context, texts, tokens * of_all // chunks, of_all)
     warm(context)
