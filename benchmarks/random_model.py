@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from engine.models.checkpoint import Checkpoint
 from engine.models.decoder import Decoder
-from engine.models.decoder_config import read_decoder_config
+from engine.models.decoder_config import DecoderConfig, read_decoder_config
 from engine.models.loading import read_decoder
 from engine.tokenizer import Tokenizer
 
@@ -85,9 +85,8 @@ _CHATML = (
 
 def random_transformers(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
     """A transformers model of `shape`, a key of `SHAPES`, with random weights on `device`, the same for every run."""
-    config = AutoConfig.for_model(**SHAPES[shape], bos_token_id=None, eos_token_id=2, pad_token_id=0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+        model = AutoModelForCausalLM.from_config(_config(shape), dtype=dtype, attn_implementation="sdpa").eval()
     generator = torch.Generator(device).manual_seed(_SEED)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -98,11 +97,24 @@ def random_transformers(shape: str, device: torch.device, dtype: torch.dtype) ->
     return model
 
 
+def decoder_config(shape: str) -> DecoderConfig:
+    """What the engine's decoder knows of a model of `shape`."""
+    return _read(_config(shape))
+
+
+def _config(shape: str) -> Any:
+    return AutoConfig.for_model(**SHAPES[shape], bos_token_id=None, eos_token_id=2, pad_token_id=0)
+
+
+def _read(config: Any) -> DecoderConfig:
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return read_decoder_config(Path(folder))
+
+
 def decoder_of(model: Any) -> tuple[Decoder, bytes]:
     """The engine's decoder with the weights of a transformers model, in the same place and dtype, and a fingerprint."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        config = read_decoder_config(Path(folder))
+    config = _read(model.config)
     tensors = model.state_dict()
     decoder = read_decoder(
         Checkpoint(dict.fromkeys(tensors, _InMemory(tensors))), config, device=model.device, dtype=model.dtype
