@@ -40,7 +40,7 @@ class Options:
     Attributes:
         contexts: lengths in tokens.
         tokens: decoded for each; `at_once` answers are decoded together too.
-        compile_limit: seconds that compiling peers may take in all; 0 leaves them out.
+        compile_limit: seconds for each peer that compiles, all lengths together; 0 leaves them out.
         gpt_fast: a checkout of gpt-fast, if it shall take part.
         profile: also show how long the GPU works for a token.
     """
@@ -124,7 +124,7 @@ def _outside(options: Options, dtype: torch.dtype, failed: list[str]) -> Iterato
     if options.gpt_fast:
         peers[GPT_FAST] = ("benchmarks.gpt_fast", [str(options.gpt_fast), *common])
     for name, (module, arguments) in peers.items():
-        found, problem = run_outside(module, arguments, options.compile_limit / len(peers))
+        found, problem = run_outside(module, arguments, options.compile_limit)
         if problem:
             failed.append(f"{name}: {problem}")
         for one in found:
@@ -165,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=positive, default=64, help="decoded for each figure")
     parser.add_argument("--at-once", type=positive, default=4, help="answers decoded together in one more row")
     parser.add_argument(
-        "--compile-limit", type=float, default=0, help="seconds for peers that compile, all together; 0: without them"
+        "--compile-limit", type=float, default=0, help="seconds for each peer that compiles; 0: without them"
     )
     parser.add_argument("--gpt-fast", type=Path, help="a checkout of gpt-fast, for the shape llama-3.1-8b")
     parser.add_argument("--profile", action="store_true", help="show how long the GPU works for a token")

@@ -83,7 +83,7 @@ class StaticStep:
 def graph_step(model: Any, context: int, tokens: int) -> Callable[[], int]:
     """The static step captured in a CUDA graph."""
     static = StaticStep(model, context, tokens + 2 * _WARM_UP + 4)
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(2):
@@ -106,7 +106,7 @@ def compiled_step(model: Any, context: int, tokens: int) -> tuple[Callable[[], i
     compiled = torch.compile(static.logits, mode="reduce-overhead", fullgraph=True)
 
     def step() -> int:
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         static.forward(compiled)
         return int(static.token)
 

@@ -15,4 +15,4 @@ def busy_seconds(device: torch.device, work: Callable[[], object]) -> float | No
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         work()
         torch.cuda.synchronize(device)
-    return sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
+    return float(sum(event.self_device_time_total for event in seen.key_averages())) / 1e6

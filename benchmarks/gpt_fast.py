@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for context in given.contexts:
         torch.compiler.reset()
         start = time.perf_counter()
-        step = _step(generate, model, context, given.tokens + _ROOM, device)
+        step: Callable[[], int] = _step(generate, model, context, given.tokens + _ROOM, device)
         for _ in range(4):
             step()
         compiling = time.perf_counter() - start
@@ -95,7 +95,7 @@ def _step(generate: Any, model: Any, context: int, room: int, device: torch.devi
         block.attention.kv_cache.v_cache.normal_()
     length = model.max_seq_length
     mask = generate.create_block_mask(generate.causal_mask, 1, 1, length, length, device=str(device))
-    compiled = torch.compile(generate.decode_one_token, mode="reduce-overhead", fullgraph=True)
+    compiled: Any = torch.compile(generate.decode_one_token, mode="reduce-overhead", fullgraph=True)
     position = torch.tensor([context], device=device, dtype=torch.int)
     token = torch.zeros((1, 1), device=device, dtype=torch.int)
 

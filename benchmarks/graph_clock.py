@@ -16,7 +16,7 @@ def repeated_seconds(device: torch.device, work: Callable[[], object], budget: f
     work()
     if device.type != "cuda":
         return _on_host(work, budget)
-    with torch.cuda.stream(torch.cuda.Stream(device)):
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
         work()
         torch.cuda.synchronize(device)
         graph = torch.cuda.CUDAGraph()
@@ -28,17 +28,17 @@ def repeated_seconds(device: torch.device, work: Callable[[], object], budget: f
 
 
 def _row_seconds(graph: torch.cuda.CUDAGraph, count: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
     for _ in range(count):
         graph.replay()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3 / count
+    return float(start.elapsed_time(end)) / 1e3 / count
 
 
 def _on_host(work: Callable[[], object], budget: float) -> float:
-    times = []
+    times = list[float]()
     end = time.perf_counter() + budget
     while not times or time.perf_counter() < end:
         start = time.perf_counter()

@@ -73,8 +73,10 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     if pyplot is None:
         return
     figure, both = pyplot.subplots(2, 1, figsize=(8, 8))
-    kinds = ((True, "read", "copy", "one new token: share of a copy's bytes per second"),)
-    kinds += ((False, "flops", "matmul", "many new tokens: share of a matrix product's operations per second"),)
+    kinds = (
+        (True, "read", "copy", "one new token: share of a copy's bytes per second"),
+        (False, "flops", "matmul", "many new tokens: share of a matrix product's operations per second"),
+    )
     for axes, (decoding, work, ceiling, title) in zip(both, kinds, strict=True):
         rows = [row for row in report["rows"] if (row["case"]["new"] == 1) == decoding]
         _bars(axes, [(_case(row["case"]), _kernel(row), row[work] / row["seconds"]) for row in rows], report, ceiling)
@@ -96,7 +98,8 @@ def _kernel(row: Mapping[str, Any]) -> str:
 
 
 def _bars(axes: Any, points: list[tuple[str, str, float]], report: Mapping[str, Any], ceiling: str) -> None:
-    cases, kernels = (list(dict.fromkeys(point[part] for point in points)) for part in (0, 1))
+    cases = list(dict.fromkeys(case for case, _, _ in points))
+    kernels = list(dict.fromkeys(kernel for _, kernel, _ in points))
     width = 0.8 / max(1, len(kernels))
     for number, kernel in enumerate(kernels):
         own = {case: speed / report["ceilings"][ceiling] for case, name, speed in points if name == kernel}
