@@ -129,6 +129,8 @@ def _outside(options: Options, dtype: torch.dtype, failed: list[str]) -> Iterato
             failed.append(f"{name}: {problem}")
         for one in found:
             context = one["context"]
+            if one["skipped"]:
+                failed.append(f"{name} at {context:,}: computed without CUDA graphs")
             yield Row(context, name, "", 1, one["median"], one["mean"], context, compiling=one["compiling"])
 
 

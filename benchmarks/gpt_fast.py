@@ -7,7 +7,6 @@ checkout's own model and decoding step are used as they are, compiled as it comp
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.compiled import print_found
 from benchmarks.decode_peers import time_steps
 from benchmarks.options import add_engine_options, add_shape_option, engine_config, positive
 from benchmarks.random_model import SHAPES
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             step()
         compiling = time.perf_counter() - start
         median, mean = time_steps(step, given.tokens)
-        print(json.dumps({"context": context, "median": median, "mean": mean, "compiling": compiling}), flush=True)
+        print_found(context, median, mean, compiling)
     return 0
 
 

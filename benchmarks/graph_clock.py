@@ -16,6 +16,7 @@ def repeated_seconds(device: torch.device, work: Callable[[], object], budget: f
     work()
     if device.type != "cuda":
         return _on_host(work, budget)
+    torch.cuda.synchronize(device)
     with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
         work()
         torch.cuda.synchronize(device)
