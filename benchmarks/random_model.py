@@ -76,7 +76,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 _SEED = 20
 _LEARNED_TOKENS = 4096
-_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_END = "<|im_end|>"
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", _END)
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -94,6 +95,8 @@ def random_transformers(shape: str, device: torch.device, dtype: torch.dtype) ->
                 parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
             else:
                 parameter.fill_(1.0 if "norm" in name else 0.0)
+        # no answer ends by itself: the end of a turn is never the likeliest token
+        model.get_output_embeddings().weight[_SPECIAL.index(_END)] *= 0.01
     return model
 
 
@@ -103,7 +106,7 @@ def decoder_config(shape: str) -> DecoderConfig:
 
 
 def _config(shape: str) -> Any:
-    return AutoConfig.for_model(**SHAPES[shape], bos_token_id=None, eos_token_id=2, pad_token_id=0)
+    return AutoConfig.for_model(**SHAPES[shape], bos_token_id=None, eos_token_id=_SPECIAL.index(_END), pad_token_id=0)
 
 
 def _read(config: Any) -> DecoderConfig:
@@ -165,7 +168,7 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     whole.add_special_tokens(list(_SPECIAL))
     return Tokenizer(
         PreTrainedTokenizerFast(
-            tokenizer_object=whole, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=_CHATML
+            tokenizer_object=whole, eos_token=_END, pad_token="<|endoftext|>", chat_template=_CHATML
         )
     )
 
