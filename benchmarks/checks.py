@@ -26,29 +26,46 @@ def _said(answer: Answer) -> str:
     return f"{answer.text!r}{gap}"
 
 
-def wrong_labels(samples: Sequence[Sample], steps: Sequence[Step], instant: str, auto: str) -> list[str]:
+def wrong_labels(
+    samples: Sequence[Sample], steps: Sequence[Step], instant: str, auto: str, *, settled: bool = False
+) -> list[str]:
     """Where fidelity labels are not what they must be, in words.
 
-    The side `instant` may use KV as it is; the side `auto` either does or is exact, at each step anew.
+    The side `instant` may use KV as it is; the side `auto` either does or is exact, at each step anew. `settled` says
+    that all was made exact before each change.
     """
-    compositions = [step.files for step in steps]
+    rests = 2 if settled else 1
+    compositions = [step.files for step in steps for _ in range(rests)]
     found = []
     for played in _traces(samples):
-        answers = {sample.step: sample.answer.labels for sample in played}
+        answers = {sample.step: sample.answer for sample in played}
+        asked = [(step, answers[step.name]) for step in steps if step.name in answers]
         modes = [_as_it_is(played[0].side, answers.get(step.name), instant, auto) for step in steps]
-        for step, must in zip(steps, expected_labels(compositions, modes), strict=True):
-            labels = answers.get(step.name)
-            if labels is not None and not _as_good(labels, must):
-                found.append(f"{step.name}: {played[0].side} {_listed(labels)}, must be {_listed(must)}")
+        then = [mode for asked_so in modes for mode in (asked_so, False)[:rests]]
+        musts = dict(zip((step.name for step in steps), expected_labels(compositions, then)[::rests], strict=True))
+        for step, answer in asked:
+            if answer.labels is not None and not _as_good(answer.labels, musts[step.name], answer.anew):
+                listed = f"{_listed(answer.labels)}, must be {_listed(musts[step.name])}"
+                found.append(f"{step.name}: {played[0].side} {listed}")
     return list(dict.fromkeys(found))
 
 
-def _as_good(labels: Labels, must: Labels) -> bool:
-    """Whether each is what it must be, or near where anchored would do: it was then computed anew."""
-    better = {name: FidelityLabel.NEAR for name, label in must.items() if label is FidelityLabel.ANCHORED}
-    return labels.keys() == must.keys() and all(
-        label in (must[name], better.get(name, must[name])) for name, label in labels.items()
-    )
+def _as_good(labels: Labels, must: Labels, anew: frozenset[str]) -> bool:
+    """Whether each is what it must be, or better because it was computed anew.
+
+    Near will do for anchored; exact will do for what was computed whole in this answer, behind nothing but exact.
+    """
+    exact_before = True
+    for name, label in labels.items():
+        better = {must.get(name)}
+        if must.get(name) is FidelityLabel.ANCHORED:
+            better.add(FidelityLabel.NEAR)
+        if name in anew and exact_before:
+            better.add(FidelityLabel.EXACT)
+        if label not in better:
+            return False
+        exact_before = exact_before and label is FidelityLabel.EXACT
+    return labels.keys() == must.keys()
 
 
 def _traces(samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -57,11 +74,10 @@ def _traces(samples: Sequence[Sample]) -> list[list[Sample]]:
     return [[sample for sample in samples if (sample.round, sample.side) == key] for key in keys]
 
 
-def _as_it_is(side: str, labels: Labels | None, instant: str, auto: str) -> bool:
+def _as_it_is(side: str, answer: Answer | None, instant: str, auto: str) -> bool:
     """Whether the side has used KV as it is."""
-    return side == instant or (
-        side == auto and any(label is not FidelityLabel.EXACT for label in (labels or {}).values())
-    )
+    labels = (answer.labels if answer else None) or {}
+    return side == instant or (side == auto and any(label is not FidelityLabel.EXACT for label in labels.values()))
 
 
 def _listed(labels: Labels) -> str:

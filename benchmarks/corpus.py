@@ -12,6 +12,10 @@ COUNT = 6
 STANDARD_LIBRARY = (
     *("argparse.py", "configparser.py", "dataclasses.py", "subprocess.py", "tarfile.py", "threading.py"),
     *("inspect.py", "optparse.py", "shutil.py"),
+    *("ast.py", "calendar.py", "codecs.py", "contextlib.py", "csv.py", "difflib.py", "dis.py", "doctest.py"),
+    *("enum.py", "fractions.py", "ftplib.py", "functools.py", "gettext.py", "heapq.py", "imaplib.py", "ipaddress.py"),
+    *("locale.py", "mailbox.py", "os.py", "pickle.py", "platform.py", "random.py", "smtplib.py", "socket.py"),
+    *("statistics.py", "tempfile.py", "traceback.py", "typing.py", "uuid.py", "weakref.py"),
 )
 """Long modules that every Python brings along; what they say differs a little between versions."""
 

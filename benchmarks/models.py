@@ -43,6 +43,15 @@ def load(config: EngineConfig) -> Models:
     return Models(model, peer.to(model.device).eval())
 
 
+def load_both(config: EngineConfig, shape: str | None, texts: Iterable[str]) -> Models:
+    """The model that `config` names, or if there is a `shape` a random one of it, for both sides.
+
+    Raises:
+        EngineError: it can't be loaded.
+    """
+    return make_random(config, shape, texts) if shape else load(config)
+
+
 def load_engine(config: EngineConfig, shape: str | None, texts: Iterable[str]) -> LoadedModel:
     """The engine's model alone: the one that `config` names, or if there is a `shape` a random one of it.
 

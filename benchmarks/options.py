@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from typing import Any
 
 from benchmarks.random_model import SHAPES
 from engine.config import EngineConfig
+
+_FIELDS = {field.name for field in fields(EngineConfig)}
 
 
 def add_engine_options(parser: argparse.ArgumentParser, *, dtype: str = "auto") -> None:
@@ -23,7 +27,8 @@ def add_shape_option(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_config(given: argparse.Namespace) -> EngineConfig:
-    """The engine's configuration as the options say. Nothing is computed in the background by itself."""
+    """The engine's configuration as the options say. Nothing is computed in the background by itself, nor guessed."""
+    off: dict[str, Any] = {"speculation": False} if "speculation" in _FIELDS else {}
     return EngineConfig(
         model=given.model,
         device=given.device,
@@ -31,6 +36,7 @@ def engine_config(given: argparse.Namespace) -> EngineConfig:
         threads=given.threads,
         slice_tokens=given.slice_tokens or EngineConfig().slice_tokens,
         refine=False,
+        **off,
     )
 
 

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from engine.models.checkpoint import Checkpoint
 from engine.models.decoder import Decoder
-from engine.models.decoder_config import read_decoder_config
+from engine.models.decoder_config import DecoderConfig, read_decoder_config
 from engine.models.loading import read_decoder
 from engine.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
         "vocab_size": 152064,
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": 131072,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
@@ -76,7 +76,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 _SEED = 20
 _LEARNED_TOKENS = 4096
-_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_END = "<|im_end|>"
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", _END)
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -85,9 +86,8 @@ _CHATML = (
 
 def random_transformers(shape: str, device: torch.device, dtype: torch.dtype) -> Any:
     """A transformers model of `shape`, a key of `SHAPES`, with random weights on `device`, the same for every run."""
-    config = AutoConfig.for_model(**SHAPES[shape], bos_token_id=None, eos_token_id=2, pad_token_id=0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+        model = AutoModelForCausalLM.from_config(_config(shape), dtype=dtype, attn_implementation="sdpa").eval()
     generator = torch.Generator(device).manual_seed(_SEED)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -95,14 +95,29 @@ def random_transformers(shape: str, device: torch.device, dtype: torch.dtype) ->
                 parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
             else:
                 parameter.fill_(1.0 if "norm" in name else 0.0)
+        # no answer ends by itself: the end of a turn is never the likeliest token
+        model.get_output_embeddings().weight[_SPECIAL.index(_END)] *= 0.01
     return model
+
+
+def decoder_config(shape: str) -> DecoderConfig:
+    """What the engine's decoder knows of a model of `shape`."""
+    return _read(_config(shape))
+
+
+def _config(shape: str) -> Any:
+    return AutoConfig.for_model(**SHAPES[shape], bos_token_id=None, eos_token_id=_SPECIAL.index(_END), pad_token_id=0)
+
+
+def _read(config: Any) -> DecoderConfig:
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return read_decoder_config(Path(folder))
 
 
 def decoder_of(model: Any) -> tuple[Decoder, bytes]:
     """The engine's decoder with the weights of a transformers model, in the same place and dtype, and a fingerprint."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        config = read_decoder_config(Path(folder))
+    config = _read(model.config)
     tensors = model.state_dict()
     decoder = read_decoder(
         Checkpoint(dict.fromkeys(tensors, _InMemory(tensors))), config, device=model.device, dtype=model.dtype
@@ -153,7 +168,7 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     whole.add_special_tokens(list(_SPECIAL))
     return Tokenizer(
         PreTrainedTokenizerFast(
-            tokenizer_object=whole, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=_CHATML
+            tokenizer_object=whole, eos_token=_END, pad_token="<|endoftext|>", chat_template=_CHATML
         )
     )
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from benchmarks.ceilings import Ceilings
+from benchmarks.goals import Verdict
 from benchmarks.machine import in_words
 from benchmarks.sides import Answer, Change
 from benchmarks.table import layout, milliseconds
@@ -86,6 +88,7 @@ class Report:
         differing: where instant and auto answers began with another token than exact ones, in words.
         wrong_labels: where fidelities were not what they must be, in words.
         stages: for each step where the engine's time went, in seconds; empty unless asked for.
+        ceilings, verdicts: what the machine can do and how the goals were met, where there are goals.
     """
 
     title: str
@@ -97,6 +100,12 @@ class Report:
     differing: tuple[str, ...]
     wrong_labels: tuple[str, ...]
     stages: dict[str, dict[str, float]]
+    ceilings: Ceilings | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        return self.wrong_labels
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,6 +114,8 @@ class Report:
         parts = [self.title, in_words(self.machine), "", trace_table(self.rows), "", *self._findings()]
         if self.stages:
             parts += ["", "Where the engine's time went, asked at once (ms, one more round):", stage_table(self.stages)]
+        if self.ceilings:
+            parts += ["", str(self.ceilings), *map(str, self.verdicts)]
         return "\n".join(parts)
 
     def _findings(self) -> list[str]:

@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from benchmarks.corpus import SourceFile
 from benchmarks.report import Sample
 from benchmarks.sides import EngineSide, Side
-from benchmarks.steps import Step, editing_trace
+from benchmarks.steps import Step
 
 _WARM_UP_LINES = 6
 
 
-def warm_up(sides: Sequence[Side], files: Sequence[SourceFile], *, on_cpu: bool) -> None:
-    """Go through the trace once without looking at it. On a CPU the beginnings of the files do as well."""
-    if on_cpu:
-        files = [dataclasses.replace(f, text="".join(f.text.splitlines(True)[:_WARM_UP_LINES])) for f in files]
-    play(sides, editing_trace(files), 0)
+def shortened(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """The files' beginnings."""
+    return [dataclasses.replace(f, text="".join(f.text.splitlines(True)[:_WARM_UP_LINES])) for f in files]
+
+
+def warm_up(sides: Sequence[Side], steps: Sequence[Step]) -> None:
+    """Go through a trace once without looking at it."""
+    play(sides, steps, 0)
 
 
 def play(sides: Sequence[Side], steps: Sequence[Step], number: int) -> list[Sample]:

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.baseline import PrefixCachedModel
 from benchmarks.clock import Clock, timed
+from benchmarks.idle import Pauses
 from benchmarks.steps import Labels, Step
 from engine import Engine, EngineConfig, SamplingParams
 from engine.config import Fidelity
@@ -24,7 +25,7 @@ from engine.types import ChatDone
 
 @dataclass(frozen=True)
 class Change:
-    """Seconds that a change took on the host, and then in the background before the question came."""
+    """Seconds that a change took on the host, and those of the background, before or behind it as the side says."""
 
     host: float = 0.0
     background: float = 0.0
@@ -41,6 +42,7 @@ class Answer:
         text: the first token's.
         gap: between the likeliest and the next token's logits, where they are known.
         labels: fidelity of each file, where the side has such.
+        anew: files of which this answer computed every token.
     """
 
     seconds: float
@@ -51,6 +53,7 @@ class Answer:
     text: str
     gap: float | None = None
     labels: Labels | None = None
+    anew: frozenset[str] = frozenset()
 
 
 class Side(Protocol):
@@ -69,6 +72,21 @@ class Side(Protocol):
     def end(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Warmth:
+    """What is computed beside the answers.
+
+    Attributes:
+        settled: before each change all KV is made exact; nothing is computed between change and question.
+        after_change: the user waits after each change until the background has computed everything.
+        rehearsal: steps gone through first, in a context of their own.
+    """
+
+    settled: bool = False
+    after_change: bool = False
+    rehearsal: tuple[Step, ...] = ()
+
+
 class EngineSide:
     """This engine. Each trace gets an engine of its own over the same weights, so none finds another's KV.
 
@@ -82,27 +100,46 @@ class EngineSide:
         config: EngineConfig,
         *,
         fidelity: Fidelity = "exact",
-        pause: bool = False,
+        warmth: Warmth | None = None,
         answer_tokens: int = 1,
     ) -> None:
-        """`pause`: the user waits after each change until the background has computed everything."""
         self.name = name
         self._model = model
         self._config = config
         self._fidelity = fidelity
-        self._pause = pause
+        self._warmth = warmth or Warmth()
         self._params = SamplingParams(max_tokens=answer_tokens)
 
     def begin(self) -> None:
         self.engine = Engine(self._config, model=self._model)
+        self._rehearse()
         self._context: Context = self.engine.context("trace", order="fixed")
+        self._pauses = Pauses(self.engine) if self._warmth.settled else None
+
+    def _rehearse(self) -> None:
+        """So that nothing is compiled or captured for the first time when it is measured."""
+        if not self._warmth.rehearsal:
+            return
+        context = self.engine.context("rehearsal", order="fixed")
+        for step in self._warmth.rehearsal:
+            step.change(context)
+            for _ in context.chat(step.question, SamplingParams(max_tokens=2), fidelity="instant"):
+                pass
+        self.engine.drop_context(context.id)
 
     def end(self) -> None:
         self.engine.close()
 
     def change(self, step: Step) -> Change:
-        host = timed(self._model.device, lambda: step.change(self._context))
-        return Change(host, timed(self._model.device, self._populate) if self._pause else 0.0)
+        device = self._model.device
+        settling = timed(device, self._settle) if self._pauses is not None else 0.0
+        host = timed(device, lambda: step.change(self._context))
+        return Change(host, timed(device, self._populate) if self._warmth.after_change else settling)
+
+    def _settle(self) -> None:
+        if self._pauses is not None and self._context.chunks():
+            self._context.populate()
+            self._pauses.take(None)
 
     def _populate(self) -> None:
         self._context.populate()
@@ -130,6 +167,7 @@ class EngineSide:
             reused=done.usage.reused_tokens,
             text=first.text,
             labels={plan.name: plan.fidelity for plan in done.chunks},
+            anew=frozenset(plan.name for plan in done.chunks if not plan.reused),
         )
 
 

@@ -19,22 +19,11 @@ from benchmarks.steps import Labels, editing_trace
 from benchmarks.trace import AUTO, EXACT, INSTANT, PAUSED, PEER, main
 from engine.types import FidelityLabel
 from tests.benchmarks.files import FILES
+from tests.benchmarks.shapes import TINY_SHAPE
 from tests.tiny_models import tiny_model
 
 STEPS = ("open 6 files", "edit the first", "drop one", "reorder")
 SIDES = (PEER, EXACT, PAUSED, INSTANT, AUTO)
-TINY_SHAPE = {
-    "model_type": "qwen3",
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 5000,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": True,
-}
 SMALL = ("--device", "cpu", "--dtype", "float32", "--file-tokens", "120")
 
 
