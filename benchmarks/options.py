@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.random_model import SHAPES
-from engine.config import EngineConfig
+from engine.config import Attention, EngineConfig
 
 _FIELDS = {field.name for field in fields(EngineConfig)}
 
@@ -17,6 +17,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, dtype: str = "auto") 
     parser.add_argument("--model", default="smollm2-135m", help="catalogue name, folder, GGUF or hub repository")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--dtype", default=dtype, choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--attention", default="auto", choices=get_args(Attention), help="what attends")
     parser.add_argument("--threads", type=positive, help="CPU threads of torch")
     parser.add_argument("--slice-tokens", type=positive, help="the engine's, see EngineConfig")
 
@@ -33,6 +34,7 @@ def engine_config(given: argparse.Namespace) -> EngineConfig:
         model=given.model,
         device=given.device,
         dtype=given.dtype,
+        attention=given.attention,
         threads=given.threads,
         slice_tokens=given.slice_tokens or EngineConfig().slice_tokens,
         refine=False,

@@ -6,11 +6,12 @@ Plain values, validated here; knows nothing of torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from engine.errors import InvalidRequestError
 
 DType = Literal["auto", "float32", "bfloat16"]
+Attention = Literal["auto", "torch", "triton", "flash"]
 Fidelity = Literal["exact", "auto", "instant"]
 Order = Literal["recency", "fixed"]
 
@@ -25,6 +26,8 @@ class EngineConfig:
         model: catalogue name, folder of safetensors, or path of a GGUF file.
         device: ``auto`` takes CUDA where there is one, else the CPU.
         dtype: of weights and KV. ``auto`` takes bfloat16 where the device multiplies it natively, else float32.
+        attention: which backend attends. ``auto`` takes ``torch`` on a CPU; on CUDA ``triton``, or ``flash`` where
+            flash-attn is installed, can do what the model needs and is found to be faster when the model is loaded.
         kv_cache_tokens: size of the KV pool in tokens; None takes a share of the device's free memory.
         max_context: longest prompt plus answer, tokens; None takes the model's own limit.
         block_size: token slots per KV block.
@@ -40,6 +43,7 @@ class EngineConfig:
     model: str = DEFAULT_MODEL
     device: str = "auto"
     dtype: DType = "auto"
+    attention: Attention = "auto"
     kv_cache_tokens: int | None = None
     max_context: int | None = None
     block_size: int = 64
@@ -52,6 +56,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise InvalidRequestError(f"dtype must be auto, float32 or bfloat16, not {self.dtype!r}")
+        if self.attention not in get_args(Attention):
+            raise InvalidRequestError(f"attention must be auto, torch, triton or flash, not {self.attention!r}")
         for name in ("block_size", "slice_tokens", "max_batch"):
             if getattr(self, name) < 1:
                 raise InvalidRequestError(f"{name} must be at least 1")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.attention.base import AttentionBackend
-from engine.attention.torch_attention import TorchAttention
+from engine.attention.choose import check_backend, make_attention
 from engine.config import EngineConfig
 from engine.device import choose_device, choose_dtype, choose_num_blocks
 from engine.kv.pool import KVPool
@@ -54,6 +54,7 @@ def load_model(config: EngineConfig, progress: Progress | None = None) -> Loaded
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config)
+    check_backend(config, device)
     dtype = choose_dtype(config, device)
     folder = resolve_model(config.model, progress=progress)
     decoder, fingerprint = load_language_model(
@@ -74,7 +75,7 @@ def equip(config: EngineConfig, decoder: LanguageModel, tokenizer: Tokenizer, fi
         decoder=decoder,
         tokenizer=tokenizer,
         pool=pool,
-        attention=TorchAttention(pool, decoder.rotary, decoder.layers),
+        attention=make_attention(config, pool, decoder),
         fingerprint=fingerprint,
         device=device,
         dtype=dtype,

@@ -380,7 +380,7 @@ class _Packer:
         self.span_base = _bases([len(found.spans) for found in keys])
         self.reads: list[ReadRow | None] = []
         self.read_slots = self.shares = 0
-        self.last_entries = np.empty(0, dtype=np.int64)
+        self.last_entries = np.empty(0, dtype=np.int32)
         self._header = np.zeros(HEADER, dtype=np.int32)
         self._parts: list[IntArray] = [self._header]
         self._length = HEADER
@@ -411,7 +411,8 @@ class _Packer:
             notes.append(noted)
         at = self._add(np.concatenate([found.entries for found in self._keys]))
         self._header[ENTRIES_AT] = at
-        self.last_entries = at + ENTRY * (np.append(self.entry_base[1:], self.entry_count) - 1)
+        ends = np.append(self.entry_base[1:], self.entry_count)
+        self.last_entries = (at + ENTRY * (ends - 1)).astype(np.int32)
         self._header[SPANS_AT] = self._add(np.concatenate(spans))
         all_notes = np.concatenate(notes)
         self._header[NOTES_AT], self._header[NOTES] = self._add(all_notes), len(all_notes)

@@ -61,6 +61,10 @@ class Rotation:
     sin: Tensor
     partner: Tensor | None = None
 
+    def head(self, count: int) -> Rotation:
+        """The rotation of the first `count` positions."""
+        return Rotation(self.cos[:count], self.sin[:count], self.partner)
+
     def apply(self, x: Tensor) -> Tensor:
         """x [T, heads, head_dim], rotated; computed in float32, returned in x's dtype."""
         wide = x.float()

@@ -186,7 +186,7 @@ class Graphs:
         return same and self._attention.advance(plan)
 
     def _send(self, plan: StepPlan) -> None:
-        """Bring the plan to the device. The last step is done, for its logits were looked at, so nobody reads it now."""
+        """Bring the plan to the device. The last step is done, so nobody reads the last one any more."""
         length = len(plan.data)
         self._staging[:length] = plan.data
         self._data[:length].copy_(self._staged[:length], non_blocking=True)
@@ -211,7 +211,7 @@ class CudaCapture:
 
     def __call__(self, compute: Compute) -> Compute:
         torch.cuda.synchronize(self._device)
-        stream = torch.cuda.Stream(self._device)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             compute()  # compiles what is not compiled yet
         torch.cuda.synchronize(self._device)

@@ -17,10 +17,10 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from engine import __version__
-from engine.config import DEFAULT_MODEL, EngineConfig
+from engine.config import DEFAULT_MODEL, Attention, EngineConfig
 from engine.errors import InvalidRequestError
 from engine.serve import runtime_file
 from engine.serve.claim import Claim, ClaimError, claim
@@ -116,6 +116,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         model=runtime_file.absolute_model(options.model),
         device=options.device,
         dtype=options.dtype,
+        attention=options.attention,
         kv_cache_tokens=options.kv_cache_tokens,
         max_context=options.max_context,
         threads=options.threads,
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default=DEFAULT_MODEL, help="catalogue name, folder, or GGUF file (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of weights and KV")
+    add("--attention", default="auto", choices=get_args(Attention), help="what attends (default: %(default)s)")
     add("--kv-cache-tokens", type=int, metavar="N", help="size of the KV pool (default: a share of free memory)")
     add("--max-context", type=int, metavar="N", help="longest prompt plus answer, tokens (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads for tensor work")

@@ -377,7 +377,15 @@ def test_bad_sampling_parameters_are_named(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"dtype": "int3"}, {"block_size": 0}, {"slice_tokens": 0}, {"max_context": 0}, {"threads": -1}]
+    "fields",
+    [
+        {"dtype": "int3"},
+        {"attention": "mine"},
+        {"block_size": 0},
+        {"slice_tokens": 0},
+        {"max_context": 0},
+        {"threads": -1},
+    ],
 )
 def test_bad_settings_are_named(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError, match=next(iter(fields))):

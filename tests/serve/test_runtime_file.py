@@ -147,6 +147,7 @@ def test_every_field_of_the_configuration_counts() -> None:
         "model": "another",
         "device": "cpu",
         "dtype": "float32",
+        "attention": "torch",
         "kv_cache_tokens": 5,
         "max_context": 6,
         "block_size": 7,

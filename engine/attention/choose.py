@@ -1,0 +1,114 @@
+"""Which backend attends: the one the configuration names, or the fastest for this device and model.
+
+Backends are imported when they are chosen: what one of them needs may be absent.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+
+import torch
+
+from engine.attention.base import AttentionBackend
+from engine.attention.flash_api import NOT_INSTALLED, FlashAPI, find_flash
+from engine.attention.torch_attention import TorchAttention
+from engine.config import EngineConfig
+from engine.errors import InvalidRequestError
+from engine.kv.pool import KVPool
+from engine.models.language_model import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+_CLEARLY = 0.95
+"""The share of its rival's time within which flash must stay, for a choice that noise doesn't make."""
+
+
+def make_attention(config: EngineConfig, pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
+    """The attention of `decoder` over `pool`.
+
+    ``auto`` takes `torch` on a CPU. On CUDA it takes `triton`, or `torch` where Triton is not installed; and where
+    flash-attn is, and can do what the model needs, it is timed against that and taken if it is clearly faster.
+
+    Raises:
+        InvalidRequestError: the backend that is asked for is not installed, or can't be used with this model.
+    """
+    device = pool.keys[0].device
+    check_backend(config, device)
+    if config.attention == "torch":
+        return TorchAttention(pool, decoder.rotary, decoder.layers)
+    if config.attention == "triton":
+        return _triton(pool, decoder)
+    if config.attention == "flash":
+        return _flash(pool, decoder)
+    chosen = _automatic(pool, decoder)
+    logger.info("attention by %s", type(chosen).__name__)
+    return chosen
+
+
+def check_backend(config: EngineConfig, device: torch.device) -> None:
+    """See that the backend that is asked for can be had here, before a model is loaded for it.
+
+    Raises:
+        InvalidRequestError: it can't; the message says what it needs.
+    """
+    name = config.attention
+    if name in ("auto", "torch"):
+        return
+    if name == "triton" and not _has_triton():
+        raise InvalidRequestError("attention 'triton' needs the package triton: pip install triton")
+    if name == "flash" and find_flash() is None:
+        raise InvalidRequestError(NOT_INSTALLED)
+    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        raise InvalidRequestError(f"attention {name!r} needs a CUDA device, and this engine computes on {device}")
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _triton(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
+    from engine.attention.triton_attention import TritonAttention
+
+    return TritonAttention(pool, decoder.rotary, decoder.layers)
+
+
+def _flash(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
+    from engine.attention.flash_attention import FlashAttention, refusal
+
+    api = find_flash()
+    assert api is not None, "check_backend has found it"
+    if reason := refusal(api, pool, decoder.layers):
+        raise InvalidRequestError(f"attention 'flash' can't be used with this model: {reason}")
+    return FlashAttention(pool, decoder.rotary, decoder.layers, api=api)
+
+
+def _automatic(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
+    if pool.keys[0].device.type != "cuda":
+        return TorchAttention(pool, decoder.rotary, decoder.layers)
+    usual = _triton(pool, decoder) if _has_triton() else TorchAttention(pool, decoder.rotary, decoder.layers)
+    api = find_flash()
+    faster = api and _faster(api, pool, decoder, usual)
+    return faster or usual
+
+
+def _faster(api: FlashAPI, pool: KVPool, decoder: LanguageModel, rival: AttentionBackend) -> AttentionBackend | None:
+    """flash, if it can do what the model needs and is clearly faster at a question and its answer."""
+    from engine.attention.flash_attention import FlashAttention, refusal
+    from engine.attention.timing import time_turn
+
+    if reason := refusal(api, pool, decoder.layers):
+        logger.info("%s is installed, but %s", api.name, reason)
+        return None
+    flash = FlashAttention(pool, decoder.rotary, decoder.layers, api=api)
+    try:
+        its_time = time_turn(flash, pool, decoder)
+    except Exception:
+        # whatever its kernels trip over on this device, the engine has another way to attend
+        logger.warning("%s is installed, but does not run here", api.name, exc_info=True)
+        return None
+    usual_time = time_turn(rival, pool, decoder)
+    logger.info("a turn's attention: %.2f ms a layer by %s, %.2f else", its_time, api.name, usual_time)
+    return flash if its_time < _CLEARLY * usual_time else None
