@@ -83,7 +83,7 @@ class Reader:
             near = NearKV(manager.kv, repairs, mode.repair)
         prefill = Prefill(self._store, composition, near)
         while slices := prefill.next_slices(self._slice_tokens):
-            rows = [StepRow(manager, piece.row, piece.tokens, False) for piece in slices]  # type: ignore[arg-type]
+            rows = [StepRow(manager, piece.row, piece.tokens, 0) for piece in slices]  # type: ignore[arg-type]
             prefill.advanced(self._runner.run(rows)[1])
         manager.remember_kv(prefill.kv)
         return prefill
@@ -106,7 +106,7 @@ class Reader:
         with _Opened(self._store, prefill, token_array(list(tail))) as opened:
             while True:
                 piece = opened.next_slice(self._slice_tokens)
-                logits, results = self._runner.run([StepRow(opened, piece.row, piece.tokens, piece.sample)])  # type: ignore[arg-type]
+                logits, results = self._runner.run([StepRow(opened, piece.row, piece.tokens, piece.samples)])  # type: ignore[arg-type]
                 opened.advanced(results[0].state)
                 if logits is None:
                     continue

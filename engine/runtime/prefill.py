@@ -24,11 +24,11 @@ from engine.types import FidelityLabel
 
 @dataclass(frozen=True)
 class Slice:
-    """Tokens to compute in one step, int32 [row.num_tokens]; `sample`: the logits behind the last one are wanted."""
+    """Tokens to compute in one step, int32 [row.num_tokens]; logits are wanted behind the last `samples` of them."""
 
     row: AttentionRow
     tokens: TokenArray
-    sample: bool = False
+    samples: int = 0
 
 
 @dataclass
@@ -252,7 +252,7 @@ class Tail:
         row = AttentionRow(self._table, segment, count, segment.state if segment.filled else self._prefill.state)
         whole = segment.filled + count == len(segment.tokens)
         self._in_flight = count
-        return Slice(row, segment.tokens[segment.filled : segment.filled + count], sample=whole)
+        return Slice(row, segment.tokens[segment.filled : segment.filled + count], samples=int(whole))
 
     def advanced(self, state: object | None) -> int:
         """The last slice is computed; returns how many tokens it had."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend, RowResult
@@ -30,36 +31,43 @@ class Runner:
         go on from another one of the same step.
 
         Returns:
-            Logits of the rows that sample, float32 [n, vocab], or None if none does; and what is left of each row.
+            Logits behind each row's last `samples` tokens in row order, float32 [Σ samples, vocab], or None if none are
+            wanted; and what is left of each row.
         """
-        ends, results = self._stateful(rows) if self._decoder.stateful else self._together(rows)
-        wanted = [index for index, row in enumerate(rows) if row.sample]
-        if wanted:
-            return self._decoder.logits(ends[wanted]), results
+        hidden, results = self._stateful(rows) if self._decoder.stateful else self._together(rows)
+        wanted = _sampled(rows)
+        if len(wanted):
+            return self._decoder.logits(hidden[wanted]), results
         if self._device.type == "cuda":
             # a step's time is then its own, and a question never waits for a queue of them
             torch.cuda.synchronize(self._device)
         return None, results
 
     def _together(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[RowResult]]:
-        """Hidden states behind each row's last token [rows, hidden], all rows in one pass."""
+        """Hidden states of all tokens [T, hidden], all rows in one pass."""
         self._attention.plan([row.row for row in rows])
         tokens, positions = self._inputs(rows)
         hidden = self._decoder.forward(tokens, positions, self._attention)
-        ends = hidden[np.cumsum([len(row.tokens) for row in rows]) - 1]
-        return ends, [RowResult(read=read) for read in self._attention.read() or [None] * len(rows)]
+        return hidden, [RowResult(read=read) for read in self._attention.read() or [None] * len(rows)]
 
     def _stateful(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[RowResult]]:
-        ends, results = list[Tensor](), list[RowResult]()
+        """As `_together`, row after row."""
+        parts, results = list[Tensor](), list[RowResult]()
         for row in rows:
             ids = torch.from_numpy(row.tokens.astype(np.int64)).to(self._device)
             hidden, state = advance(self._decoder, self._attention, row.row, ids)
-            ends.append(hidden[-1])
+            parts.append(hidden)
             results.append(RowResult(state))
-        return torch.stack(ends), results
+        return torch.cat(parts), results
 
     def _inputs(self, rows: Sequence[StepRow]) -> tuple[Tensor, Tensor]:
         """Token ids and global positions of all new tokens, int64 [T] each."""
         tokens = np.concatenate([row.tokens for row in rows]).astype(np.int64)
         positions = np.concatenate([np.arange(row.row.num_tokens) + row.row.position for row in rows])
         return torch.from_numpy(tokens).to(self._device), torch.from_numpy(positions).to(self._device)
+
+
+def _sampled(rows: Sequence[StepRow]) -> NDArray[np.int64]:
+    """Which of the step's tokens, counted over all rows, logits are wanted behind."""
+    ends = np.cumsum([len(row.tokens) for row in rows])
+    return np.concatenate([np.arange(end - row.samples, end) for end, row in zip(ends, rows, strict=True)])

@@ -29,20 +29,20 @@ class StepRow:
 
     Attributes:
         tokens: int32 [row.num_tokens].
-        sample: the last token's logits are wanted.
+        samples: behind how many of the last tokens logits are wanted.
         decodes: the token is one of an answer, not of a prompt.
     """
 
     owner: Owner
     row: AttentionRow
     tokens: TokenArray
-    sample: bool
+    samples: int
     decodes: bool = False
 
 
 def step_rows(owner: Owner, slices: Sequence[Slice], *, decodes: bool = False) -> list[StepRow]:
     """An owner's slices as rows of a step; only answers are sampled for."""
-    return [StepRow(owner, piece.row, piece.tokens, piece.sample, decodes) for piece in slices]
+    return [StepRow(owner, piece.row, piece.tokens, piece.samples, decodes) for piece in slices]
 
 
 class Scheduler:
@@ -170,7 +170,7 @@ class Scheduler:
             self._remember(owner)
             if (progress := owner.progress()) is not None:
                 self._progressed(progress)
-        return [row.owner for row in rows if row.sample and isinstance(row.owner, Generation)]
+        return [row.owner for row in rows if row.samples and isinstance(row.owner, Generation)]
 
     def sampled(self, generations: Sequence[Generation], tokens: Sequence[int]) -> None:
         """Hand each generation its next token; those that don't end here decode on."""

@@ -295,7 +295,7 @@ def test_a_question_waits_for_no_more_than_one_slice_of_refining(engine: Engine)
             stream = asking.chat("Who?", SamplingParams(max_tokens=1))
             under_way = len(steps)
         finish(stream)
-        answered = next(n for n, rows in enumerate(steps) if any(row.sample for row in rows))
+        answered = next(n for n, rows in enumerate(steps) if any(row.samples for row in rows))
     assert before >= 1
     assert all(row.owner is steps[answered][0].owner for rows in steps[under_way + 1 : answered] for row in rows)
     assert context.wait_populated(60)

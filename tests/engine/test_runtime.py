@@ -111,7 +111,7 @@ def test_background_prefill_gives_way_to_questions(engine: Engine) -> None:
         finish(stream)
         answered = len(steps)
         assert busy.wait_populated(60)
-    questions = [index for index, rows in enumerate(steps) if any(row.sample for row in rows)]
+    questions = [index for index, rows in enumerate(steps) if any(row.samples for row in rows)]
     assert questions == list(range(questions[0], questions[0] + 5))
     assert questions[0] <= 3, "a question waits for no more than its own prefill and the slice under way"
     assert len(steps) > answered
