@@ -36,6 +36,8 @@ class EngineConfig:
         threads: CPU threads for tensor work; None leaves torch's own choice.
         refine: whether contexts' KV is kept up in the background by itself, until all of it is exact; without it,
             background prefill is done when `populate` asks for it.
+        speculation: whether tokens that are likely to come next, because they have stood behind the same words before,
+            are computed together with the next one. Answers are the same as without.
         latency_budget: seconds that an `auto` question waits longer for exact KV than for the KV there is, and that may
             go into chunks brought in from elsewhere before they are read.
     """
@@ -51,6 +53,7 @@ class EngineConfig:
     max_batch: int = 16
     threads: int | None = None
     refine: bool = True
+    speculation: bool = True
     latency_budget: float = 0.3
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from engine.runtime.forecast import Forecast
 from engine.runtime.make_runner import make_runner
 from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler
+from engine.runtime.speculation import Speculation
 from engine.runtime.upkeep import Upkeep
 from engine.runtime.worker import Worker
 from engine.speed_file import speed_file
@@ -34,10 +35,16 @@ __all__ = ["Context", "Engine", "EngineStats"]
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters since the start, and what is under way now; a block holds `block_size` tokens."""
+    """Counters since the start, and what is under way now; a block holds `block_size` tokens.
+
+    Of `tokens_drafted`, guessed from what had been there and then verified, `tokens_accepted` were right; these are
+    among the decoded ones.
+    """
 
     tokens_prefilled: int
     tokens_decoded: int
+    tokens_drafted: int
+    tokens_accepted: int
     kv_tokens_written: int
     steps: int
     running: int
@@ -93,6 +100,8 @@ class Engine:
         answers = Answers(state)
         blocks = BlockManager(model.pool.num_blocks)
         state.store = SegmentStore(blocks, self.config.block_size, state.active_keys, stateful=model.stateful)
+        # a state can't be gone back to when a draft proves wrong
+        self._speculation = Speculation() if self.config.speculation and not model.stateful else None
         state.scheduler = Scheduler(
             self.config.slice_tokens,
             self.config.max_batch,
@@ -100,10 +109,11 @@ class Engine:
             fail=answers.fail,
             progressed=state.publish,
             upkeep_failed=self._upkeep_failed,
+            speculation=self._speculation,
         )
         self._state, self._answers = state, answers
         runner = make_runner(model, progress)
-        self._worker = Worker(state.scheduler, runner, Sampler(), forecast, state.changed)
+        self._worker = Worker(state.scheduler, runner, Sampler(), forecast, state.changed, self._speculation)
         self._worker.start()
 
     def _remembered_forecast(self) -> Forecast:
@@ -194,11 +204,13 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Counters, all read at one moment."""
-        state, worker = self._state, self._worker
+        state, worker, speculation = self._state, self._worker, self._speculation
         with state.changed:
             return EngineStats(
                 tokens_prefilled=worker.tokens_prefilled,
                 tokens_decoded=worker.tokens_decoded,
+                tokens_drafted=speculation.drafted if speculation else 0,
+                tokens_accepted=speculation.accepted if speculation else 0,
                 kv_tokens_written=state.model.pool.tokens_written,
                 steps=worker.steps,
                 running=len(state.scheduler.running),

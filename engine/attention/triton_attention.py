@@ -336,7 +336,7 @@ class TritonAttention(AttentionBackend):
 
 def _padded(head_dim: int) -> int:
     """Matrix instructions take powers of two from 16 on."""
-    return max(16, triton.next_power_of_2(head_dim))
+    return max(16, int(triton.next_power_of_2(head_dim)))
 
 
 def _processors(device: torch.device) -> int:

@@ -125,14 +125,30 @@ class SegmentStore:
             segment.blocks += self._allocate(1, after=segment.blocks[-1])
         segment.tokens = np.append(segment.tokens, np.int32(token))
 
+    def reserve(self, segment: Segment, count: int) -> int:
+        """Blocks for `count` tokens more than a private segment has; returns for how many there is room.
+
+        None is taken that leaves a growing segment without one for its next token; `trim` gives them back.
+        """
+        lacking = -(-(len(segment.tokens) + count) // self.block_size) - len(segment.blocks)
+        if lacking > 0:
+            self._evict(lacking + len(self._private))
+            if self.blocks.free >= lacking + len(self._private):
+                segment.blocks += self.blocks.allocate(lacking, after=segment.blocks[-1])
+        return min(count, len(segment.blocks) * self.block_size - len(segment.tokens))
+
+    def trim(self, segment: Segment) -> None:
+        """Free the blocks of a private segment that hold none of its tokens."""
+        needed = -(-len(segment.tokens) // self.block_size)
+        self.blocks.release(segment.blocks[needed:])
+        del segment.blocks[needed:]
+
     def publish(self, segment: Segment) -> None:
         """End a private segment and keep its computed tokens for others to share."""
         del self._private[id(segment)]
         segment.tokens = segment.tokens[: segment.filled].copy()
         segment.key = extend_hash(segment.prefix_hash, segment.tokens)
-        needed = -(-segment.filled // self.block_size)
-        self.blocks.release(segment.blocks[needed:])
-        del segment.blocks[needed:]
+        self.trim(segment)
         if not segment.blocks or segment.key in self._by_key:
             self.blocks.release(segment.blocks)
             return
@@ -159,8 +175,7 @@ class SegmentStore:
 
     def _allocate(self, count: int, after: int | None = None) -> list[int]:
         """Blocks, evicting if need be: inactive before active, least recently used first."""
-        if count > self.blocks.free:
-            self._evict(count)
+        self._evict(count)
         if count > self.blocks.free:
             raise OutOfMemoryError(
                 "The KV pool is held by running answers. Ask again when one has ended, or raise kv_cache_tokens.",
@@ -170,6 +185,9 @@ class SegmentStore:
         return self.blocks.allocate(count, after)
 
     def _evict(self, count: int) -> None:
+        """Free blocks until there are `count`, or no more that may go."""
+        if self.blocks.free >= count:
+            return
         active = self._active_keys()
         idle = [segment for segment in self._by_key.values() if segment.pins == 0]
         for segment in sorted(idle, key=lambda segment: (segment.key in active, segment.last_used)):

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from engine.attention.base import RowResult
 from engine.chat_stream import ChatStream
 from engine.chunk_kv import ChunkKV
@@ -21,8 +23,10 @@ from engine.kv.segment import Segment
 from engine.kv.segment_store import SegmentStore
 from engine.reuse import NearKV
 from engine.runtime.answer_text import AnswerText
+from engine.runtime.draft import Drafter
 from engine.runtime.prefill import Prefill, Slice, Tail
 from engine.runtime.sampler import SamplingState
+from engine.runtime.speculation import NO_DRAFT
 from engine.types import ChatDelta, ChunkPlan, PopulateProgress, StopReason, Timing, Usage
 
 
@@ -75,6 +79,8 @@ class Generation:
         self.answer = answer
         self._store = store
         self._eos_token_ids = eos_token_ids - answer.inner_ends
+        self._drafter = Drafter([*(piece.tokens for piece in question.composition.pieces), question.tail])
+        self._drafted = 0
         self._tail: Tail | None = None
         self._prefilled_of_tail = 0
         self._told = 0
@@ -87,11 +93,13 @@ class Generation:
         """Begin the prompt anew, holding nothing; KV computed so far stays in the store as long as there is room."""
         self._prefill: Prefill | None = None
 
-    def next_slices(self, max_tokens: int) -> list[Slice]:
-        """What to compute next. May raise OutOfMemoryError; it then holds what it held before."""
+    def next_slices(self, max_tokens: int, draft: TokenArray = NO_DRAFT) -> list[Slice]:
+        """What to compute next; with a draft only of the answer. May raise OutOfMemoryError, and then holds no more."""
         self._started = self._started or time.monotonic()
         if self._tail is not None:
-            return [self._tail.next_slice(max_tokens)]
+            slice_ = self._tail.next_slice(max_tokens, draft)
+            self._drafted = max(0, slice_.samples - 1)
+            return [slice_]
         if self._prefill is None:
             self._prefill = Prefill(self._store, self.question.composition, self.question.near())
         slices = self._prefill.next_slices(max_tokens)
@@ -133,11 +141,34 @@ class Generation:
         """For each chunk that is there where its KV is."""
         return self._prefill.kv if self._prefill else {}
 
-    def push(self, token: int) -> StopReason | None:
-        """Take a sampled token: emit the text that is certain, and say whether and why the answer ends here.
+    @property
+    def draft_length(self) -> int:
+        """Most tokens that the next draft may have."""
+        return self._drafter.length
 
-        May raise OutOfMemoryError when the next token's KV has no room.
+    def draft(self, most: int) -> TokenArray:
+        """Tokens that the answer may say next, int32: at most so many, none behind its end."""
+        room = self.question.max_new_tokens - len(self.generated) - 1
+        draft = self._drafter.draft(self.generated, min(most, room))
+        ends = np.flatnonzero(np.isin(draft, list(self._eos_token_ids)))
+        return draft[: ends[0] + 1] if len(ends) else draft
+
+    def take(self, tokens: Sequence[int]) -> StopReason | None:
+        """Take the tokens sampled in one step, all but the last as they were drafted: emit the text that is certain.
+
+        Returns whether and why the answer ends with one of them; those behind it are dropped. May raise
+        OutOfMemoryError when the next token's KV has no room.
         """
+        assert self._tail is not None
+        if self._drafted:
+            self._drafter.verified(self._drafted, len(tokens) - 1)
+        for index, token in enumerate(tokens):
+            if (reason := self._push(token, computed=index < len(tokens) - 1)) is not None:
+                return reason
+        self._tail.trim()
+        return None
+
+    def _push(self, token: int, *, computed: bool) -> StopReason | None:
         assert self._tail is not None
         self._first_token = self._first_token or time.monotonic()
         self.generated.append(token)
@@ -147,8 +178,7 @@ class Generation:
             return "stop"
         if len(self.generated) >= self.question.max_new_tokens:
             return "length"
-        self._tail.append(token)
-        self.sampling.push(token)
+        self._tail.append(token, computed=computed)
         return None
 
     def _emit(self, deltas: list[ChatDelta]) -> bool:

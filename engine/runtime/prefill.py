@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from engine.attention.base import AttentionRow, RowResult
 from engine.chunk_kv import ChunkKV, Span
 from engine.composition import Composition, Piece
@@ -20,6 +22,8 @@ from engine.kv.segment_store import SegmentStore
 from engine.kv.virtual_block_table import Placement, VirtualBlockTable
 from engine.reuse import NearKV, Part, parts_of
 from engine.types import FidelityLabel
+
+_NO_DRAFT: TokenArray = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,9 @@ class Prefill:
 class Tail:
     """The last piece of a question and the answer behind it: a private segment that grows token by token.
 
-    Begins when all before it is placed; the last prompt token is always computed, for its logits.
+    Begins when all before it is placed; the last prompt token is always computed, for its logits. The KV of a draft is
+    written behind the segment's tokens; it counts from when a drafted token is appended as one that was accepted, else
+    it is written over.
     """
 
     def __init__(self, store: SegmentStore, prefill: Prefill, tokens: TokenArray) -> None:
@@ -245,14 +251,18 @@ class Tail:
         self.segment = store.open_private(prefill.kv_hash, tokens, self._table.tokens)
         self._in_flight = 0
 
-    def next_slice(self, max_tokens: int) -> Slice:
-        """The next tokens to compute: of the prompt, or the one sampled last."""
+    def next_slice(self, max_tokens: int, draft: TokenArray = _NO_DRAFT) -> Slice:
+        """The next tokens to compute: of the prompt, or the one sampled last with as much of `draft` as has room."""
         segment = self.segment
         count = min(max_tokens, len(segment.tokens) - segment.filled)
-        row = AttentionRow(self._table, segment, count, segment.state if segment.filled else self._prefill.state)
-        whole = segment.filled + count == len(segment.tokens)
+        tokens = segment.tokens[segment.filled : segment.filled + count]
+        samples = int(segment.filled + count == len(segment.tokens))
+        if len(draft):
+            draft = draft[: self._store.reserve(segment, len(draft))]
+            tokens, samples = np.concatenate((tokens, draft)), samples + len(draft)
+        row = AttentionRow(self._table, segment, len(tokens), segment.state if segment.filled else self._prefill.state)
         self._in_flight = count
-        return Slice(row, segment.tokens[segment.filled : segment.filled + count], samples=int(whole))
+        return Slice(row, tokens, samples)
 
     def advanced(self, state: object | None) -> int:
         """The last slice is computed; returns how many tokens it had."""
@@ -261,8 +271,14 @@ class Tail:
         self.segment.state = state
         return computed
 
-    def append(self, token: int) -> None:
+    def append(self, token: int, *, computed: bool = False) -> None:
+        """Add a token of the answer; `computed`: as part of a draft it has KV already."""
         self._store.append(self.segment, token)
+        self.segment.filled += computed
+
+    def trim(self) -> None:
+        """Give back what was reserved for a draft and is not needed."""
+        self._store.trim(self.segment)
 
     def close(self) -> None:
         """Keep what was computed for later questions; with a state, which only whole segments keep, it serves none."""

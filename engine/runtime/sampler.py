@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -47,6 +48,11 @@ class SamplingState:
     def penalizes(self) -> bool:
         return self.params.repetition_penalty != 1.0
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """The argmax of the logits is chosen, as they are."""
+        return self.params.temperature == 0 and not self.penalizes
+
     def push(self, token: int) -> None:
         """Count a token of the answer as seen."""
         if self.penalizes and token not in self._seen_ids:
@@ -69,21 +75,53 @@ class SamplingState:
 class Sampler:
     """Chooses one token per row of logits."""
 
-    def sample(self, logits: Tensor, rows: Sequence[SamplingState]) -> list[int]:
-        """Draw a token for each row; greedy rows take the exact argmax.
+    def sample(
+        self, logits: Tensor, rows: Sequence[SamplingState], drafts: Sequence[Sequence[int]] | None = None
+    ) -> list[list[int]]:
+        """Draw the next token for each row, and while it is what the row's draft says, the one behind it.
+
+        So every token is drawn from what it would be drawn from without a draft, with the same random number. Greedy
+        rows take the exact argmax. The tokens are counted as seen in the states.
 
         Args:
-            logits: float32 [len(rows), vocab], left as they are.
-            rows: their states; tokens are counted as seen by `SamplingState.push`, not here.
+            logits: float32 [len(rows) + Σ len(draft), vocab], left as they are: for each row those behind its last
+                token and behind each of its draft, in this order.
+            rows: their states.
+            drafts: for each row tokens that may come next; None for none at all.
+
+        Returns:
+            For each row 1 to 1 + len(draft) tokens, all but the last as the draft says.
         """
+        drafts = drafts or [()] * len(rows)
+        firsts = [0, *accumulate(1 + len(draft) for draft in drafts)][: len(rows)]
         greedy = logits.argmax(dim=-1)
-        chosen = [self._choose(logits[index], state, greedy[index]) for index, state in enumerate(rows)]
-        tokens: list[int] = torch.stack(chosen).tolist() if chosen else []
+        chosen = [
+            greedy[first] if state.takes_likeliest else self._choose(logits[first], state)
+            for first, state in zip(firsts, rows, strict=True)
+        ]
+        tokens: list[int] = torch.cat([greedy, *(token[None] for token in chosen)]).tolist()
+        likeliest, heads = tokens[: len(greedy)], tokens[len(greedy) :]
+        return [
+            self._follow(head, draft, logits[first:], likeliest[first:], state)
+            for head, draft, first, state in zip(heads, drafts, firsts, rows, strict=True)
+        ]
+
+    def _follow(
+        self, head: int, draft: Sequence[int], logits: Tensor, likeliest: Sequence[int], state: SamplingState
+    ) -> list[int]:
+        """The tokens of a row whose first is `head`; `logits` and `likeliest` begin with the row's."""
+        tokens = [head]
+        state.push(head)
+        for place, drafted in enumerate(draft, start=1):
+            if tokens[-1] != drafted:
+                break
+            tokens.append(likeliest[place] if state.takes_likeliest else int(self._choose(logits[place], state)))
+            state.push(tokens[-1])
         return tokens
 
-    def _choose(self, logits: Tensor, state: SamplingState, greedy: Tensor) -> Tensor:
+    def _choose(self, logits: Tensor, state: SamplingState) -> Tensor:
         if state.params.temperature == 0:
-            return state.penalize(logits).argmax() if state.penalizes else greedy
+            return state.penalize(logits).argmax()
         return draw(kept(state.penalize(logits), state.params), state.uniform())
 
 

@@ -17,6 +17,7 @@ from engine.hashing import TokenArray
 from engine.kv.segment import Segment
 from engine.runtime.generation import Generation
 from engine.runtime.prefill import Slice
+from engine.runtime.speculation import NO_DRAFT, Speculation
 from engine.runtime.upkeep import Upkeep
 from engine.types import PopulateProgress, StopReason
 
@@ -30,7 +31,7 @@ class StepRow:
     Attributes:
         tokens: int32 [row.num_tokens].
         samples: behind how many of the last tokens logits are wanted.
-        decodes: the token is one of an answer, not of a prompt.
+        decodes: the first token is one of an answer, not of a prompt; those behind it are a draft.
     """
 
     owner: Owner
@@ -38,6 +39,11 @@ class StepRow:
     tokens: TokenArray
     samples: int
     decodes: bool = False
+
+    @property
+    def draft(self) -> TokenArray:
+        """What is to be verified: the tokens behind which logits are wanted, but for the first."""
+        return self.tokens[len(self.tokens) - self.samples + 1 :] if self.samples else self.tokens[:0]
 
 
 def step_rows(owner: Owner, slices: Sequence[Slice], *, decodes: bool = False) -> list[StepRow]:
@@ -64,14 +70,19 @@ class Scheduler:
         fail: Callable[[Generation, EngineError], None],
         progressed: Callable[[PopulateProgress], None],
         upkeep_failed: Callable[[Upkeep, EngineError], None],
+        speculation: Speculation | None = None,
     ) -> None:
-        """`finish` and `fail` release a generation and tell its stream; the others are told how upkeep fares."""
+        """`finish` and `fail` release a generation and tell its stream; the others are told how upkeep fares.
+
+        Without `speculation` no answer drafts what it may say next.
+        """
         self._slice_tokens = slice_tokens
         self._max_batch = max_batch
         self._finish = finish
         self._tell_failed = fail
         self._progressed = progressed
         self._upkeep_failed = upkeep_failed
+        self._speculation = speculation
         self.questions: list[Generation] = []
         self.running: list[Generation] = []
         self.upkeep: list[Upkeep] = []
@@ -102,13 +113,30 @@ class Scheduler:
 
     def next_step(self) -> list[StepRow]:
         """The rows to compute now; empty when there is nothing to do."""
-        rows = [row for running in self.running for row in step_rows(running, running.next_slices(1), decodes=True)]
+        rows = self._decode_rows()
         rows += self._question_rows()
         return rows or self._upkeep_rows()
 
+    def _decode_rows(self) -> list[StepRow]:
+        """The next token of every running answer; with drafts behind them if the step does nothing else."""
+        drafts = [NO_DRAFT] * len(self.running)
+        if self._speculation is not None and not self.running:
+            self._speculation.idle()
+        elif self._speculation is not None and not self._takes_question:
+            drafts = self._speculation.drafts(self.running)
+        return [
+            row
+            for running, draft in zip(self.running, drafts, strict=True)
+            for row in step_rows(running, running.next_slices(1, draft), decodes=True)
+        ]
+
+    @property
+    def _takes_question(self) -> bool:
+        return bool(self.questions) and len(self.running) < self._max_batch
+
     def _question_rows(self) -> list[StepRow]:
         """Slices of the oldest question; a question that finds no room waits, or fails if nobody will make any."""
-        while self.questions and len(self.running) < self._max_batch:
+        while self._takes_question:
             generation = self.questions[0]
             try:
                 return step_rows(generation, generation.next_slices(self._slice_tokens))
@@ -172,16 +200,16 @@ class Scheduler:
                 self._progressed(progress)
         return [row.owner for row in rows if row.samples and isinstance(row.owner, Generation)]
 
-    def sampled(self, generations: Sequence[Generation], tokens: Sequence[int]) -> None:
-        """Hand each generation its next token; those that don't end here decode on."""
-        for generation, token in zip(generations, tokens, strict=True):
+    def sampled(self, generations: Sequence[Generation], tokens: Sequence[Sequence[int]]) -> None:
+        """Hand each generation its next tokens; those that don't end here decode on."""
+        for generation, sampled in zip(generations, tokens, strict=True):
             if not self._lives(generation):
                 continue
             if generation in self.questions:
                 self.questions.remove(generation)
                 self.running.append(generation)
             try:
-                reason = generation.push(token)
+                reason = generation.take(sampled)
             except OutOfMemoryError as error:
                 self._fail(generation, error)
                 continue

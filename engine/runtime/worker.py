@@ -14,6 +14,7 @@ from engine.runtime.forecast import Forecast, Work
 from engine.runtime.runner import Runner
 from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler, StepRow
+from engine.runtime.speculation import Speculation
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class Worker:
     """Runs until `stop`. `changed` (whose lock guards all of the engine's state) wakes it when work has come in.
 
     Attributes:
-        tokens_prefilled, tokens_decoded, steps: what was computed so far.
+        tokens_prefilled, tokens_decoded, steps: what was computed so far, drafts apart.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Worker:
         sampler: Sampler,
         forecast: Forecast,
         changed: threading.Condition,
+        speculation: Speculation | None = None,
     ) -> None:
-        """`forecast` is told how long each step took."""
+        """`forecast` is told how long each step took, and `speculation` how long decoding did."""
         self._scheduler = scheduler
         self._forecast = forecast
         self._runner = runner
         self._sampler = sampler
+        self._speculation = speculation
         self._changed = changed
         self._stopping = False
         self.tokens_prefilled = 0
@@ -87,13 +90,15 @@ class Worker:
         with self._changed:
             self._count(rows)
             generations = self._scheduler.computed(rows, results)
-        tokens = []
+        drafts = [row.draft.tolist() for row in rows if row.samples]
+        tokens = list[list[int]]()
         if logits is not None:
-            tokens = self._sampler.sample(logits, [generation.sampling for generation in generations])
+            tokens = self._sampler.sample(logits, [generation.sampling for generation in generations], drafts)
         seconds = time.perf_counter() - begun
         with self._changed:
             if self.steps > 1:  # the first one pays for all that is set up on first use
                 self._forecast.observe(work, seconds)
+                self._book(rows, drafts, tokens, seconds)
             self._scheduler.sampled(generations, tokens)
             self._changed.notify_all()
 
@@ -104,3 +109,10 @@ class Worker:
                 self.tokens_decoded += 1
             else:
                 self.tokens_prefilled += len(row.tokens)
+
+    def _book(self, rows: list[StepRow], drafts: list[list[int]], tokens: list[list[int]], seconds: float) -> None:
+        """Note what a step that only decoded has given; what was accepted of drafts is decoded as well."""
+        if all(row.decodes for row in rows):
+            self.tokens_decoded += sum(map(len, tokens)) - len(rows)
+            if self._speculation is not None:
+                self._speculation.book(drafts, tokens, seconds)

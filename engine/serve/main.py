@@ -120,6 +120,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         kv_cache_tokens=options.kv_cache_tokens,
         max_context=options.max_context,
         threads=options.threads,
+        speculation=options.speculation,
         latency_budget=options.latency_budget / 1000,
     )
 
@@ -151,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--kv-cache-tokens", type=int, metavar="N", help="size of the KV pool (default: a share of free memory)")
     add("--max-context", type=int, metavar="N", help="longest prompt plus answer, tokens (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads for tensor work")
+    add(
+        "--no-speculation",
+        dest="speculation",
+        action="store_false",
+        help="compute an answer's tokens one by one, even where it repeats what stands in the prompt",
+    )
     add(
         "--latency-budget",
         type=_not_negative,

@@ -17,7 +17,14 @@ from engine.errors import EngineError
 from engine.serve.services import Services
 
 # These only ever grow; every other number is a gauge.
-_COUNTERS = ("tokens_prefilled", "tokens_decoded", "kv_tokens_written", "steps")
+_COUNTERS = (
+    "tokens_prefilled",
+    "tokens_decoded",
+    "tokens_drafted",
+    "tokens_accepted",
+    "kv_tokens_written",
+    "steps",
+)
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 

@@ -62,11 +62,16 @@ def recorded_logits(engine: Engine, params: SamplingParams) -> Iterator[list[Ten
     recorded: list[Tensor] = []
     original = sampler.sample
 
-    def sample(logits: Tensor, rows: Sequence[SamplingState]) -> list[int]:
-        recorded.extend(logits[index].clone() for index, row in enumerate(rows) if row.params is params)
-        return original(logits, rows)
+    def sample(logits: Tensor, rows: Sequence[SamplingState], drafts: Sequence[Sequence[int]]) -> list[list[int]]:
+        sampled = original(logits, rows, drafts)
+        first = 0
+        for row, draft, tokens in zip(rows, drafts, sampled, strict=True):
+            if row.params is params:
+                recorded.extend(logits[first : first + len(tokens)].clone())
+            first += 1 + len(draft)
+        return sampled
 
-    sampler.sample = sample  # type: ignore[method-assign]
+    sampler.sample = sample  # type: ignore[method-assign, assignment]
     try:
         yield recorded
     finally:

@@ -99,14 +99,14 @@ def test_a_flat_distribution_is_searched_beyond_the_likeliest() -> None:
 def test_temperature_zero_is_the_argmax(rows: list[Logits]) -> None:
     logits = torch.tensor(rows)
     states = [SamplingState(SamplingParams(top_k=2, top_p=0.5, seed=index), [0]) for index in range(len(rows))]
-    assert Sampler().sample(logits, states) == logits.argmax(-1).tolist()
+    assert Sampler().sample(logits, states) == [[token] for token in logits.argmax(-1).tolist()]
 
 
 @given(temperature=st.floats(min_value=0, max_value=1e-6, exclude_min=True), logits=logit_rows)
 def test_the_coldest_temperatures_are_greedy(temperature: float, logits: Logits) -> None:
     row = torch.tensor(logits)
     state = SamplingState(SamplingParams(temperature=temperature, seed=1), [])
-    token = Sampler().sample(row[None], [state])[0]
+    ((token,),) = Sampler().sample(row[None], [state])
     assert row[token] >= row.max() - 1e-4
 
 
@@ -130,7 +130,7 @@ def test_the_penalty_is_that_of_transformers(
     expected = processor(torch.tensor([prompt + answer], dtype=torch.long), row[None].clone())[0]
     assert torch.equal(state.penalize(row), expected)
     assert torch.equal(row, before)
-    assert Sampler().sample(row[None], [state]) == [int(expected.argmax())]
+    assert Sampler().sample(row[None], [state]) == [[int(expected.argmax())]]
 
 
 def _answer(seed: int | None, length: int, fellows: int, logits: Tensor) -> list[int]:
@@ -144,9 +144,7 @@ def _answer(seed: int | None, length: int, fellows: int, logits: Tensor) -> list
         states = [*others[:at], state, *others[at:]]
         batch = torch.randn(len(states), logits.shape[1])
         batch[at] = logits[step]
-        token = Sampler().sample(batch, states)[at]
-        state.push(token)
-        tokens.append(token)
+        tokens += Sampler().sample(batch, states)[at]
     return tokens
 
 

@@ -104,7 +104,7 @@ def scripted(engine: Engine, tokens: Sequence[int]) -> Iterator[None]:
     """The next answer consists of these tokens, whatever the model computes."""
     sampler, script = engine._worker._sampler, iter(tokens)
     original = sampler.sample
-    sampler.sample = lambda logits, rows: [next(script) for _ in rows]  # type: ignore[method-assign]
+    sampler.sample = lambda logits, rows, drafts: [[next(script)] for _ in rows]  # type: ignore[method-assign, assignment, misc]
     try:
         yield
     finally:

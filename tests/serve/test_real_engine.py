@@ -142,7 +142,7 @@ def test_a_client_that_leaves_stops_the_decoding(
     decoded = metric(client, "tokens_decoded_total")
     assert decoded < before + ENDLESS - 1
     assert client.post("/v1/chat/completions", json=question(max_tokens=1)).status_code == 200
-    assert metric(client, "tokens_decoded_total") <= decoded + 1
+    assert metric(client, "tokens_decoded_total") <= decoded + 16, "one step, with what was accepted of a draft"
 
 
 def test_two_clients_at_once(process: Process, client: httpx.Client) -> None:

@@ -156,6 +156,7 @@ def test_every_field_of_the_configuration_counts() -> None:
         "threads": 10,
         "latency_budget": 11.0,
         "refine": False,
+        "speculation": False,
     }
     assert set(others) == {field.name for field in fields(EngineConfig)}
     keys = {runtime_file.config_key(replace(base, **{name: value})) for name, value in others.items()}
