@@ -24,7 +24,8 @@ class EngineConfig:
     Attributes:
         model: catalogue name, folder of safetensors, or path of a GGUF file.
         device: ``auto`` takes CUDA where there is one, else the CPU.
-        dtype: of weights and KV. ``auto`` takes bfloat16 where the device multiplies it natively, else float32.
+        dtype: of weights and KV. ``auto`` takes bfloat16 where the device multiplies it natively, else float32. A
+            checkpoint with quantized weights keeps its own.
         kv_cache_tokens: size of the KV pool in tokens; None takes a share of the device's free memory.
         max_context: longest prompt plus answer, tokens; None takes the model's own limit.
         block_size: token slots per KV block.
