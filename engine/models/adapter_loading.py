@@ -51,7 +51,6 @@ def load_transformers_model(
         BrokenModelError: files are damaged or missing.
     """
     (progress or silent)("Loading weights with transformers", None)
-    _refuse_pickled_weights(folder)
     with _known_failures(folder), _without_progress_bars():
         config: Any = _read_config(folder)
         quantization = quantization_of(config)
@@ -97,13 +96,6 @@ def _class_for(config: Any) -> Any:
     images: Any = AutoModelForImageTextToText
     kind = type(config)
     return images if kind in images._model_mapping and kind not in causal._model_mapping else causal
-
-
-def _refuse_pickled_weights(folder: Path) -> None:
-    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
-        raise BrokenModelError(
-            f"the weights in {folder} are pickled, and such files are never opened; save the model as safetensors"
-        )
 
 
 @contextmanager
