@@ -25,7 +25,8 @@ class EngineConfig:
     Attributes:
         model: catalogue name, folder of safetensors, or path of a GGUF file.
         device: ``auto`` takes CUDA where there is one, else the CPU.
-        dtype: of weights and KV. ``auto`` takes bfloat16 where the device multiplies it natively, else float32.
+        dtype: of weights and KV. ``auto`` takes bfloat16 where the device multiplies it natively, else float32. A
+            checkpoint with quantized weights keeps its own.
         attention: which backend attends. ``auto`` takes ``torch`` on a CPU; on CUDA ``triton``, or ``flash`` where
             flash-attn is installed, can do what the model needs and is found to be faster when the model is loaded.
         kv_cache_tokens: size of the KV pool in tokens; None takes a share of the device's free memory.

@@ -123,7 +123,8 @@ def test_every_dependency_is_imported_or_run():
 def test_constraints_pin_every_dependency_within_its_range():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+    extras = PROJECT["optional-dependencies"]
+    for text in [*PROJECT["dependencies"], *extras["dev"], *extras["quantized"]]:
         requirement = Requirement(text)
         if requirement.name != "pip":  # the environment's own
             assert requirement.specifier.contains(pins[requirement.name]), text

@@ -229,7 +229,7 @@ def make_tiny_model(
 def tiny_model(family: str, *, seed: int = 0, system_role: bool = True) -> Path:
     """`make_tiny_model`, made once per test session in a folder that goes at exit; read it, never change it."""
     return make_tiny_model(
-        family, _session_folder() / f"{family}-{seed}-{system_role}", seed=seed, system_role=system_role
+        family, session_folder() / f"{family}-{seed}-{system_role}", seed=seed, system_role=system_role
     )
 
 
@@ -257,7 +257,8 @@ def make_tokenizer(*, system_role: bool = True) -> PreTrainedTokenizerFast:
 
 
 @functools.cache
-def _session_folder() -> Path:
+def session_folder() -> Path:
+    """For what tests make once and share; goes at exit."""
     folder = tempfile.TemporaryDirectory(prefix="tiny-models-")
     atexit.register(folder.cleanup)
     return Path(folder.name)

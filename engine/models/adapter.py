@@ -40,12 +40,13 @@ class TransformersModel:
         layers: one per call of attention in a pass, which is the order the model calls it in.
     """
 
-    def __init__(self, model: PreTrainedModel, *, max_context: int | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, *, max_context: int | None = None, quantized: bool = False) -> None:
         """Take the model over: from now on its attention is the engine's.
 
         Args:
             model: loaded, in evaluation mode, with its eager attention.
             max_context: longest text it will see, tokens; None for the model's own limit.
+            quantized: its weights are, and perhaps what they are multiplied with.
 
         Raises:
             UnsupportedModelError: its attention can't be run by the engine.
@@ -53,6 +54,7 @@ class TransformersModel:
         self._model = model
         self._base = _layers_of(model)
         self._config = model.config.get_text_config(decoder=True)
+        self._quantized = quantized
         self._output: type[Any] = dict
         self._dtype: torch.dtype = model.dtype
         limit = _position_limit(model, self._config)
@@ -130,9 +132,9 @@ class TransformersModel:
             probed = self._probe()
             try:
                 self._rotate_here(probed)
-                if not agrees_with(self, self.own_logits):
+                if not self._agrees():
                     raise NotUnderstood("its rotary embedding does more than turn queries and keys")
-                self.exact_only = check_moving(self)
+                self.exact_only = check_moving(self, coarse=self._quantized)
             except NotUnderstood as reason:
                 self._rotate_there(probed, str(reason))
                 self._prove()
@@ -142,14 +144,17 @@ class TransformersModel:
             logger.debug("taking over %s failed", type(self._model).__name__, exc_info=True)
             raise _refusal(self._model, f"{type(error).__name__}: {error}") from error
 
+    def _agrees(self) -> bool:
+        return agrees_with(self, self.own_logits, coarse=self._quantized)
+
     def _prove(self) -> None:
         """UnsupportedModelError if the model, rotating for itself, does not agree with itself here."""
-        if agrees_with(self, self.own_logits):
+        if self._agrees():
             return
         if not self.stateful:
             raise UnsupportedModelError("the engine's attention does not give what its own attention gives")
         self.one_by_one = True  # some recurrent layers start anew whenever they see several tokens
-        if not agrees_with(self, self.own_logits):
+        if not self._agrees():
             raise UnsupportedModelError("its layers can't go on from a state that was kept")
 
     def _probe(self) -> list[Probed]:

@@ -33,10 +33,14 @@ _ROUNDING = {torch.float32: 0.01}
 _COARSE_ROUNDING = 0.2
 
 
-def agrees_with(model: LanguageModel, own_logits: Callable[[Tensor], Tensor]) -> bool:
+def agrees_with(model: LanguageModel, own_logits: Callable[[Tensor], Tensor], *, coarse: bool = False) -> bool:
     """Whether `model`, computing a text in two slices, gives the logits that `own_logits` (ids [T] to [T, vocab]) does.
 
     Call it in inference mode.
+
+    Args:
+        coarse: its products round to fewer bits than its dtype has: some kinds of quantization round activations to 8,
+            and the least difference in what comes in may then be one of such a step in what comes out.
     """
     bench = _Bench(model)
     expected = own_logits(bench.ids)
@@ -48,16 +52,16 @@ def agrees_with(model: LanguageModel, own_logits: Callable[[Tensor], Tensor]) ->
             # another text in between, which a state that the model keeps for itself would not survive
             bench.compute(bench.segment(0, bench.ids.flip(0)), _FIRST_SLICE, bench.table(None, 0))
     return all(
-        _near(ours, theirs, model.dtype)
+        _near(ours, theirs, _tolerance(model, coarse))
         for ours, theirs in zip(slices, expected.split_with_sizes([len(part) for part in slices]), strict=True)
     )
 
 
-def check_moving(model: LanguageModel) -> str | None:
+def check_moving(model: LanguageModel, *, coarse: bool = False) -> str | None:
     """None if KV of `model` may be read at another place than it was computed at, otherwise why not.
 
     A text's KV is computed at position 0 and, with nothing before it, at a position further on. Tokens behind the
-    latter have to give the same logits over either. Call it in inference mode.
+    latter have to give the same logits over either. Call it in inference mode. `coarse` as for `agrees_with`.
     """
     bench = _Bench(model)
     there = min(_FARTHEST, model.max_position // 2)
@@ -70,7 +74,7 @@ def check_moving(model: LanguageModel) -> str | None:
         hidden, _ = bench.compute(behind, _ASKED, bench.table(segment, there))
         logits.append(model.logits(hidden))
     over_moved, over_computed_there = logits
-    if _near(over_moved, over_computed_there, model.dtype):
+    if _near(over_moved, over_computed_there, _tolerance(model, coarse)):
         return None
     return "in a trial, what it computed at one position did not hold at another"
 
@@ -111,11 +115,15 @@ class _Bench:
         return hidden, state
 
 
-def _near(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
+def _tolerance(model: LanguageModel, coarse: bool) -> float:
+    return _COARSE_ROUNDING if coarse else _ROUNDING.get(model.dtype, _COARSE_ROUNDING)
+
+
+def _near(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
     """Whether logits [T, vocab] differ by rounding only.
 
     What most tokens do decides: in a mixture of experts, rounding sends a token to another expert now and then.
     """
     ours, theirs = (logits - logits.mean(-1, keepdim=True) for logits in (ours, theirs))
     distance = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp_min(1e-20)
-    return float(distance.nan_to_num(torch.inf).median()) <= _ROUNDING.get(dtype, _COARSE_ROUNDING)
+    return float(distance.nan_to_num(torch.inf).median()) <= tolerance

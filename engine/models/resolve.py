@@ -60,5 +60,10 @@ def _converted(file: Path, report: Progress) -> Path:
 
 def _checked(folder: Path) -> Path:
     if not is_complete(folder):
+        if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+            raise UnsupportedModelError(
+                f"the weights in {folder} are pickled, and such files are never opened; save the model as safetensors",
+                model=str(folder),
+            )
         raise UnsupportedModelError(f"{folder} lacks config.json or *.safetensors files", model=str(folder))
     return folder

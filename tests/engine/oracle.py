@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +22,20 @@ TOLERANCE = 1e-3
 
 
 class Oracle:
-    """A model of a folder with transformers' plain attention."""
+    """A model of a folder with transformers' plain attention; `options` are for transformers' loading."""
 
-    def __init__(self, folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, *, dtype: torch.dtype | str = torch.float32, device: str = "cpu", **options: Any
+    ) -> None:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
+            folder,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation="eager",
+            local_files_only=True,
+            **options,
         )
-        self.model = model.eval().to(device)
+        self.model = model.eval()
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> Tensor:

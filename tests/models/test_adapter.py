@@ -263,7 +263,7 @@ def change_config(folder: Path, **fields: Any) -> None:
     [
         ({"model_type": "unheard_of", "architectures": ["UnheardOf"]}, "unheard_of"),
         ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "can't load"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "can't load"),
+        ({"quantization_config": {"quant_method": "fouroversix"}}, "can't load"),
     ],
 )
 def test_what_transformers_cannot_load_is_unsupported(folder, fields, words):

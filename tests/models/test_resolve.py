@@ -64,6 +64,12 @@ def test_a_folder_of_safetensors_is_itself(tmp_path: Path, monkeypatch: pytest.M
     assert resolve_model("./model") == folder
 
 
+def test_pickled_weights_are_refused_as_such(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", {"config.json": b"{}", "pytorch_model.bin": b"not to be opened"})
+    with pytest.raises(UnsupportedModelError, match=r"pickled.*save the model as safetensors"):
+        resolve_model(str(folder))
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model-00002-of-00002.safetensors"])
 def test_a_folder_must_be_whole(tmp_path: Path, missing: str) -> None:
     folder = write(tmp_path / "model", {name: content for name, content in FILES.items() if name != missing})
