@@ -27,8 +27,8 @@ class EngineConfig:
         device: ``auto`` takes CUDA where there is one, else the CPU.
         dtype: of weights and KV. ``auto`` takes bfloat16 where the device multiplies it natively, else float32. A
             checkpoint with quantized weights keeps its own.
-        attention: which backend attends. ``auto`` takes ``torch`` on a CPU; on CUDA ``triton``, or ``flash`` where
-            flash-attn is installed, can do what the model needs and is found to be faster when the model is loaded.
+        attention: which backend attends. ``auto`` takes ``torch`` on a CPU; on CUDA ``triton``, and ``flash`` for the
+            steps of a prefill if that is found to be faster, where flash-attn is installed and fits the model.
         kv_cache_tokens: size of the KV pool in tokens; None takes a share of the device's free memory.
         max_context: longest prompt plus answer, tokens; None takes the model's own limit.
         block_size: token slots per KV block.

@@ -8,11 +8,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Sequence
 
 import torch
 
 from engine.attention.base import AttentionBackend
+from engine.attention.by_size import BySize
 from engine.attention.flash_api import NOT_INSTALLED, FlashAPI, find_flash
+from engine.attention.timing import time_step
 from engine.attention.torch_attention import TorchAttention
 from engine.config import EngineConfig
 from engine.errors import InvalidRequestError
@@ -20,6 +23,10 @@ from engine.kv.pool import KVPool
 from engine.models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
+
+_QUESTION = 64
+"""New tokens of the smallest step that flash is timed at; the largest is a slice of a prefill. It launches more kernels
+than others do, and is not captured in graphs, so an answer's steps are not for it."""
 
 _CLEARLY = 0.95
 """The share of its rival's time within which flash must stay, for a choice that noise doesn't make."""
@@ -29,7 +36,8 @@ def make_attention(config: EngineConfig, pool: KVPool, decoder: LanguageModel) -
     """The attention of `decoder` over `pool`.
 
     ``auto`` takes `torch` on a CPU. On CUDA it takes `triton`, or `torch` where Triton is not installed; and where
-    flash-attn is, and can do what the model needs, it is timed against that and taken if it is clearly faster.
+    flash-attn is, and can do what the model needs, it is timed against that and gets the steps of so many tokens as it
+    is clearly faster at.
 
     Raises:
         InvalidRequestError: the backend that is asked for is not installed, or can't be used with this model.
@@ -42,7 +50,7 @@ def make_attention(config: EngineConfig, pool: KVPool, decoder: LanguageModel) -
         return _triton(pool, decoder)
     if config.attention == "flash":
         return _flash(pool, decoder)
-    chosen = _automatic(pool, decoder)
+    chosen = _automatic(config, pool, decoder)
     logger.info("attention by %s", type(chosen).__name__)
     return chosen
 
@@ -85,30 +93,40 @@ def _flash(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
     return FlashAttention(pool, decoder.rotary, decoder.layers, api=api)
 
 
-def _automatic(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
+def _automatic(config: EngineConfig, pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
     if pool.keys[0].device.type != "cuda":
         return TorchAttention(pool, decoder.rotary, decoder.layers)
     usual = _triton(pool, decoder) if _has_triton() else TorchAttention(pool, decoder.rotary, decoder.layers)
     api = find_flash()
-    faster = api and _faster(api, pool, decoder, usual)
-    return faster or usual
+    return usual if api is None else _with_flash(usual, api, config, pool, decoder)
 
 
-def _faster(api: FlashAPI, pool: KVPool, decoder: LanguageModel, rival: AttentionBackend) -> AttentionBackend | None:
-    """flash, if it can do what the model needs and is clearly faster at a question and its answer."""
+def _with_flash(
+    usual: AttentionBackend, api: FlashAPI, config: EngineConfig, pool: KVPool, decoder: LanguageModel
+) -> AttentionBackend:
+    """`usual`, with flash for the steps that it is faster at, if there are such."""
     from engine.attention.flash_attention import FlashAttention, refusal
-    from engine.attention.timing import time_turn
 
     if reason := refusal(api, pool, decoder.layers):
         logger.info("%s is installed, but %s", api.name, reason)
-        return None
-    flash = FlashAttention(pool, decoder.rotary, decoder.layers, api=api)
+        return usual
+    sizes = sorted({_QUESTION, max(_QUESTION, config.slice_tokens)})
     try:
-        its_time = time_turn(flash, pool, decoder)
+        flash = FlashAttention(pool, decoder.rotary, decoder.layers, api=api)
+        its_times = [time_step(flash, pool, decoder, size) for size in sizes]
     except Exception:
         # whatever its kernels trip over on this device, the engine has another way to attend
         logger.warning("%s is installed, but does not run here", api.name, exc_info=True)
-        return None
-    usual_time = time_turn(rival, pool, decoder)
-    logger.info("a turn's attention: %.2f ms a layer by %s, %.2f else", its_time, api.name, usual_time)
-    return flash if its_time < _CLEARLY * usual_time else None
+        return usual
+    times = [time_step(usual, pool, decoder, size) for size in sizes]
+    for size, mine, other in zip(sizes, its_times, times, strict=True):
+        logger.info("attention of %d tokens: %.3f ms a layer by %s, %.3f else", size, mine, api.name, other)
+    wins_from = _wins_from(sizes, its_times, times)
+    return usual if wins_from is None else BySize(usual, flash, wins_from)
+
+
+def _wins_from(sizes: Sequence[int], mine: Sequence[float], other: Sequence[float]) -> int | None:
+    """The size from which on the first is clearly faster; None if it is not even at the largest."""
+    slower = [index for index, (a, b) in enumerate(zip(mine, other, strict=True)) if a >= _CLEARLY * b]
+    first = slower[-1] + 1 if slower else 0
+    return sizes[first] if first < len(sizes) else None

@@ -1,4 +1,4 @@
-"""How long a backend takes for a typical turn, measured on the device. Knows nothing of which backends there are.
+"""How long a backend takes for a typical step, measured on the device. Knows nothing of which backends there are.
 
 It computes over a pool in which nothing is kept yet, so it is for the time when a model is loaded.
 """
@@ -17,17 +17,31 @@ from engine.models.language_model import LanguageModel
 _SEGMENTS, _SEGMENT_TOKENS = 32, 1024
 """What stands before a question: files of this size, each moved by another distance."""
 
-_QUESTION, _ANSWER = 64, 200
-"""A turn: a question of so many tokens in one step, then so many steps of one token."""
-
 _WARM_UP, _REPEATS = 3, 20
 
 
 @torch.inference_mode()
-def time_turn(backend: AttentionBackend, pool: KVPool, decoder: LanguageModel) -> float:
-    """Milliseconds that one layer's attention takes in a turn, launches of its kernels included."""
-    question, token = (_time_step(backend, _row(pool, decoder, count), pool, decoder) for count in (_QUESTION, 1))
-    return question + _ANSWER * token
+def time_step(backend: AttentionBackend, pool: KVPool, decoder: LanguageModel, count: int) -> float:
+    """Milliseconds of one layer, the first, in a step of `count` new tokens, launches of its kernels included.
+
+    Kernels that are compiled when they are first needed are compiled before.
+    """
+    spec, written = decoder.layers[0], pool.tokens_written
+    inputs = [
+        torch.randn(count, heads, spec.head_dim, dtype=decoder.dtype, device=decoder.device)
+        for heads in (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+    ]
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    backend.plan([_row(pool, decoder, count)])
+    for repeat in range(_WARM_UP + _REPEATS):
+        if repeat == _WARM_UP:
+            torch.cuda.synchronize(decoder.device)
+            begin.record()
+        backend(0, *inputs)
+    end.record()
+    end.synchronize()
+    pool.tokens_written = written
+    return float(begin.elapsed_time(end)) / _REPEATS
 
 
 def _row(pool: KVPool, decoder: LanguageModel, count: int) -> AttentionRow:
@@ -47,23 +61,3 @@ def _row(pool: KVPool, decoder: LanguageModel, count: int) -> AttentionRow:
 
 def _segment(blocks: range, start: int, filled: int, room: int = 0) -> Segment:
     return Segment(b"", np.zeros(filled + room, dtype=np.int32), start, list(blocks), filled)
-
-
-def _time_step(backend: AttentionBackend, row: AttentionRow, pool: KVPool, decoder: LanguageModel) -> float:
-    """Milliseconds of one layer, the first, in a step of this row."""
-    spec, written = decoder.layers[0], pool.tokens_written
-    inputs = [
-        torch.randn(row.num_tokens, heads, spec.head_dim, dtype=decoder.dtype, device=decoder.device)
-        for heads in (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
-    ]
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    backend.plan([row])
-    for repeat in range(_WARM_UP + _REPEATS):
-        if repeat == _WARM_UP:
-            torch.cuda.synchronize(decoder.device)
-            begin.record()
-        backend(0, *inputs)
-    end.record()
-    end.synchronize()
-    pool.tokens_written = written
-    return float(begin.elapsed_time(end)) / _REPEATS

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.attention.by_size import BySize
 from engine.model import LoadedModel, Progress
 from engine.models.decoder import Decoder
 from engine.models.progress import silent
@@ -32,13 +33,14 @@ def _prepared(model: LoadedModel, progress: Progress) -> SmallSteps | None:
         from engine.runtime.graphs import CudaCapture, Graphs
     except ImportError:
         return None
-    if not isinstance(model.attention, TritonAttention) or model.stateful:
+    attention = model.attention.few if isinstance(model.attention, BySize) else model.attention
+    if not isinstance(attention, TritonAttention) or model.stateful:
         return None
     progress(_PREPARING, 0.0)
-    _compile(model, model.attention)
+    _compile(model, attention)
     if not isinstance(model.decoder, Decoder):
         return None
-    graphs = Graphs(model.decoder, model.attention, CudaCapture(model.device))
+    graphs = Graphs(model.decoder, attention, CudaCapture(model.device))
     graphs.prepare(lambda share: progress(_PREPARING, share))
     return graphs
 

@@ -12,10 +12,11 @@ import torch
 
 from engine import Engine
 from engine.attention import choose
-from engine.attention.choose import check_backend, make_attention
+from engine.attention.by_size import BySize
+from engine.attention.choose import _with_flash, check_backend, make_attention
 from engine.attention.flash_api import FlashAttention2, find_flash
 from engine.attention.flash_attention import FlashAttention
-from engine.attention.timing import time_turn
+from engine.attention.timing import time_step
 from engine.attention.torch_attention import TorchAttention
 from engine.config import Attention, EngineConfig
 from engine.errors import InvalidRequestError
@@ -78,6 +79,30 @@ def test_flash_is_refused_to_a_model_that_it_is_not_for() -> None:
         made("flash", dtype=torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("flash", "usual", "wins_from"),
+    [
+        ((1.0, 1.0), (2.0, 2.0), 64),
+        ((3.0, 1.0), (2.0, 2.0), 256),
+        ((1.0, 2.0), (2.0, 2.0), None),
+    ],
+)
+def test_flash_gets_the_steps_that_it_is_faster_at(
+    flash: tuple[float, ...], usual: tuple[float, ...], wins_from: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter((*flash, *usual))
+    monkeypatch.setattr(choose, "time_step", lambda *_: next(times))
+    pool = KVPool([(2, 16)], 40, 8, dtype=torch.bfloat16, device=CPU)
+    rival = TorchAttention(pool, (), model().layers)
+    chosen = _with_flash(rival, FlashAttention2(FLASH_2), EngineConfig(), pool, model())
+    if wins_from is None:
+        assert chosen is rival
+    else:
+        assert isinstance(chosen, BySize)
+        assert chosen.few is rival
+        assert chosen.many_from == wins_from
+
+
 def test_the_newest_version_that_can_be_imported_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def names(package: Any, cute: Any) -> str | None:
         monkeypatch.setitem(sys.modules, "flash_attn", package)
@@ -112,7 +137,7 @@ def test_on_cuda_flash_must_run_and_be_faster(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(FlashAttention2, "over_runs", _broken)
     chosen = make_attention(EngineConfig(), pool, decoder)
     assert isinstance(chosen, triton_attention.TritonAttention)
-    assert time_turn(chosen, pool, decoder) > 0
+    assert time_step(chosen, pool, decoder, 64) > 0
     assert pool.tokens_written == 0
 
 

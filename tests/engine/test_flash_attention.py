@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
-from engine.attention.base import AttentionRow
+from engine.attention.base import AttentionBackend, AttentionRow
+from engine.attention.by_size import BySize
 from engine.attention.flash_api import FlashAPI, FlashAttention2, FlashAttention4, find_flash
 from engine.attention.flash_attention import FlashAttention, refusal
 from engine.attention.flash_merge import Parts, merge_by_kernel, merge_plain
 from engine.attention.flash_plan import PlannedRow, make_plan
+from engine.attention.torch_attention import TorchAttention
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement
 from engine.models.language_model import LayerSpec
@@ -122,6 +125,15 @@ def test_long_runs_are_parted_for_the_device(case: Trial) -> None:
     q, (k, v) = bench.queries(3), bench.kv(3)
     actual = bench.step([AttentionRow(table, own.segment, 3, pieces=(0, 300))], q, k, v)
     bench.assert_close(actual, bench.expected([earlier.part(10, 690), own], q, k, v))
+
+
+def test_steps_of_few_and_of_many_tokens_may_have_backends_of_their_own(case: Trial) -> None:
+    def make(*given: Any) -> AttentionBackend:
+        return BySize(TorchAttention(*given), case.make(*given), many_from=6)
+
+    both = replace(case, make=make)
+    assert_rows_are_right(both.layer(), both)
+    assert_read_is_right(both.layer(), both)
 
 
 def pool(head_dim: int = 16, dtype: torch.dtype = torch.bfloat16, num_blocks: int = 80) -> KVPool:
