@@ -14,6 +14,7 @@ import torch
 import triton
 from numpy.typing import NDArray
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from engine.attention.base import AttentionBackend, AttentionRow
 from engine.attention.kernels.attend import attend_kernel
@@ -102,12 +103,21 @@ class TritonAttention(AttentionBackend):
         layers: Sequence[LayerSpec],
         *,
         programs: int | None = None,
+        copy_engine: bool | None = None,
     ) -> None:
-        """`programs`: about how many a step is parted into; None takes what the device has room for."""
+        """Take the backend's place over `pool`, whose slots become 0 where the copy engine will read them.
+
+        Args:
+            programs: about how many a step is parted into; None takes what the device has room for.
+            copy_engine: whether tiles of keys are copied by the engine for bulk copies that Hopper and later devices
+                have (TMA), if heads are of a size it can copy; None takes what the device has.
+        """
         self._pool = pool
         self._layers = layers
         self._device = pool.keys[0].device
+        self._copy_engine = _has_copy_engine(self._device) if copy_engine is None else copy_engine
         self.programs = programs or _PROGRAMS_PER_PROCESSOR * _processors(self._device)
+        self._tiles = [self._tiles_of(layer) for layer in range(len(layers))]
         self._turns = [_Turn.of(table) for table in rotary]
         nothing = torch.zeros(1, dtype=torch.int32, device=self._device)
         self._no_turn = _Turn(nothing, nothing, nothing, nothing, nothing, 0)
@@ -239,14 +249,25 @@ class TritonAttention(AttentionBackend):
             num_warps=1 if block_t == 1 else 4,
         )
 
+    def _tiles_of(self, layer: int) -> tuple[TensorDescriptor, TensorDescriptor] | None:
+        """Keys and values as tiles for the copy engine; None where it isn't used."""
+        head_dim = self._layers[layer].head_dim
+        if not self._copy_engine or head_dim != _padded(head_dim):
+            return None
+        keys, values = (
+            cache.zero_().view(-1, head_dim) for cache in (self._pool.keys[layer], self._pool.values[layer])
+        )
+        keys_, values_ = (TensorDescriptor.from_tensor(cache, [ENTRY_TOKENS, head_dim]) for cache in (keys, values))
+        return keys_, values_
+
     def _attend(self, layer: int, kind: int, turn: _Turn, q: Tensor, out: Tensor, watched: bool) -> None:
-        spec, step, pool = self._layers[layer], self.step, self._pool
+        spec, step, pool, tiles = self._layers[layer], self.step, self._pool, self._tiles[layer]
         k_scales, v_scales = pool.scales(layer)
         warps, stages = _launch(step.shape.block_m, spec.head_dim, q.dtype)
         attend_kernel[(step.shape.works[kind], spec.num_kv_heads)](
             q,
-            pool.keys[layer],
-            pool.values[layer],
+            pool.keys[layer] if tiles is None else tiles[0],
+            pool.values[layer] if tiles is None else tiles[1],
             k_scales,
             v_scales,
             out,
@@ -282,6 +303,7 @@ class TritonAttention(AttentionBackend):
             SINKS=spec.sinks is not None,
             READ=watched,
             SCALED=pool.scaled,
+            COPIED=tiles is not None,
             num_warps=warps,
             num_stages=stages,
         )
@@ -337,6 +359,10 @@ class TritonAttention(AttentionBackend):
 def _padded(head_dim: int) -> int:
     """Matrix instructions take powers of two from 16 on."""
     return max(16, int(triton.next_power_of_2(head_dim)))
+
+
+def _has_copy_engine(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _processors(device: torch.device) -> int:

@@ -34,7 +34,8 @@ DTYPES = [torch.float32, torch.bfloat16] if CUDA else [torch.float32, torch.floa
 SEEDS = 24 if CUDA else 2
 # few programs leave rows whole, many part them
 WHOLE, PARTED = partial(TritonAttention, programs=1), partial(TritonAttention, programs=64)
-MAKERS = pytest.mark.parametrize("make", [WHOLE, PARTED], ids=["whole", "parted"])
+COPIED = partial(TritonAttention, programs=16, copy_engine=True)
+MAKERS = pytest.mark.parametrize("make", [WHOLE, PARTED, COPIED], ids=["whole", "parted", "copied"])
 
 SMALL_BLOCKS = partial(Trial, device=DEVICE, seeds=SEEDS)
 

@@ -20,10 +20,11 @@ def _visit(
     top,
     total,
     mixed,
-    k_head,
-    v_head,
+    k_tiles,
+    v_tiles,
     k_scales,
     v_scales,
+    first_slot,
     entry,
     scale,
     softcap,
@@ -33,26 +34,27 @@ def _visit(
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SCALED: tl.constexpr,
+    COPIED: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     """The online softmax over one more entry; unless MASKED every query sees all of its BLOCK_N keys."""
     key = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, BLOCK_D)
     slot = tl.load(entry)
-    places = (slot + key)[:, None].to(tl.int64) * DIM + dim[None, :]
     loaded = (dim < DIM)[None, :]
     if MASKED:
         there = key < tl.load(entry + 1)
         loaded = loaded & there[:, None]
-    if MASKED or BLOCK_D != DIM:
-        keys = tl.load(k_head + places, mask=loaded, other=0.0)
-        values = tl.load(v_head + places, mask=loaded, other=0.0)
+    if COPIED:
+        keys = k_tiles.load([first_slot + slot, 0])
+        values = v_tiles.load([first_slot + slot, 0])
     else:
-        keys = tl.load(k_head + places)
-        values = tl.load(v_head + places)
+        places = (first_slot.to(tl.int64) + slot + key)[:, None] * DIM + dim[None, :]
+        keys = tl.load(k_tiles + places, mask=loaded, other=0.0)
+        values = tl.load(v_tiles + places, mask=loaded, other=0.0)
     scores = tl.dot(turned, tl.trans(keys.to(turned.dtype)), input_precision="ieee")
     if SCALED:
-        k_scale = tl.load(k_scales + slot + key, mask=key < tl.load(entry + 1), other=0.0)
+        k_scale = tl.load(k_scales + first_slot + slot + key, mask=key < tl.load(entry + 1), other=0.0)
         scores *= k_scale[None, :]
     if SOFTCAP:
         scores = softcap * (2.0 * tl.sigmoid(2.0 * scale / softcap * scores) - 1.0) * LOG2E
@@ -72,7 +74,7 @@ def _visit(
     fading = tl.exp2(top - base)
     total = total * fading + tl.sum(weights, 1)
     if SCALED:
-        v_scale = tl.load(v_scales + slot + key, mask=key < tl.load(entry + 1), other=0.0)
+        v_scale = tl.load(v_scales + first_slot + slot + key, mask=key < tl.load(entry + 1), other=0.0)
         weights *= v_scale[None, :]
     mixed = tl.dot(weights.to(turned.dtype), values.to(turned.dtype), mixed * fading[:, None], input_precision="ieee")
     return highest, total, mixed
@@ -118,10 +120,12 @@ def attend_kernel(
     SINKS: tl.constexpr,
     READ: tl.constexpr,
     SCALED: tl.constexpr,
+    COPIED: tl.constexpr,
 ):
     """One work of the plan (program 0) for one KV head (program 1).
 
-    q [T, HEADS, DIM] with strides; k, v [kv_heads, slots, DIM], their scales float32 [kv_heads, slots] if SCALED;
+    q [T, HEADS, DIM] with strides; k, v [kv_heads, slots, DIM], if COPIED as descriptors of tiles [BLOCK_N, DIM] of
+    [kv_heads · slots, DIM], and then without NaN anywhere; their scales float32 [kv_heads, slots] if SCALED;
     out [T, HEADS, DIM], lse float32 [T, HEADS]; part float32 [parts, HEADS, DIM], part_lse [parts, HEADS]; read float32
     [read_slots, HEADS]; cos, sin float32 [positions, columns]; column, partner int32 [DIM], sign float32 [DIM]; sink
     float32 [HEADS]. A key at p is seen by a query at q if 0 ≤ q − p, and q − p < WINDOW unless that is 0.
@@ -163,10 +167,7 @@ def attend_kernel(
             top = tl.load(sink_ptr + head, mask=alive, other=0.0) * LOG2E
             total += 1.0
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    k_head = k_ptr + kv_head.to(tl.int64) * slots * DIM
-    v_head = v_ptr + kv_head.to(tl.int64) * slots * DIM
-    k_scales = k_scale_ptr + kv_head.to(tl.int64) * slots
-    v_scales = v_scale_ptr + kv_head.to(tl.int64) * slots
+    first_slot = kv_head * slots
     entries = plan_ptr + tl.load(plan_ptr + ENTRIES_AT)
     spans = plan_ptr + tl.load(plan_ptr + SPANS_AT)
     clear = tl.load(work + 9)
@@ -191,13 +192,13 @@ def attend_kernel(
             middle = tl.maximum(begin, tl.minimum(end, tl.minimum(tl.load(span + 4), clear)))
             for number in range(begin, middle):
                 top, total, mixed = _visit(
-                    turned, asked, top, total, mixed, k_head, v_head, k_scales, v_scales, entries + number * 4, scale,
-                    softcap, DIM, BLOCK_N, BLOCK_D, 0, SOFTCAP, SCALED, False,
+                    turned, asked, top, total, mixed, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, first_slot,
+                    entries + number * 4, scale, softcap, DIM, BLOCK_N, BLOCK_D, 0, SOFTCAP, SCALED, COPIED, False,
                 )  # fmt: skip
         for number in range(middle, end):
             top, total, mixed = _visit(
-                turned, asked, top, total, mixed, k_head, v_head, k_scales, v_scales, entries + number * 4, scale,
-                softcap, DIM, BLOCK_N, BLOCK_D, WINDOW, SOFTCAP, SCALED, True,
+                turned, asked, top, total, mixed, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, first_slot,
+                entries + number * 4, scale, softcap, DIM, BLOCK_N, BLOCK_D, WINDOW, SOFTCAP, SCALED, COPIED, True,
             )  # fmt: skip
         if READ:
             read = tl.load(span + 3)

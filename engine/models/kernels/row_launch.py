@@ -19,6 +19,8 @@ class RowLaunch:
 
 def row_launch(outputs: int, inputs: int) -> RowLaunch:
     """For a matrix [outputs, inputs]."""
-    rows = 4 if outputs >= 4096 else 2 if outputs >= 2048 else 1
-    columns = min(1024, 1 << max(5, (inputs - 1).bit_length()))
-    return RowLaunch(rows, columns, 4 if columns >= 512 else 1)
+    rows = 4 if outputs >= 3072 else 2 if outputs >= 1536 else 1
+    # of many rows two warps each have as much under way as four of fewer
+    most, warps = (512, 2) if outputs > inputs else (1024, 4)
+    columns = min(most, 1 << max(5, (inputs - 1).bit_length()))
+    return RowLaunch(rows, columns, warps if columns >= 512 else 1)
