@@ -27,6 +27,9 @@ ENTRIES_AT, SPANS_AT, NOTES_AT, NOTES, KINDS = 0, 1, 2, 3, 4
 """Indices into the header; of kind i, four from KINDS + 4·i: where its works and merges are, and how many."""
 MOST_KINDS = (HEADER - KINDS) // 4
 
+UNREAD = -(1 << 30)
+"""In place of where to write: what may be written to begins at minus the row's first token."""
+
 ENTRY, SPAN, WORK, MERGE, NOTE = 4, 5, 10, 4, 4
 """Integers per record."""
 
@@ -83,7 +86,7 @@ class StepPlan:
 
     - entry (slot, valid, start, 0): up to ENTRY_TOKENS keys in consecutive slots, the first standing at `start`;
     - span (first entry, end, Δ, read, end of full ones): entries that share a Δ, of which only the last may hold less
-      than ENTRY_TOKENS; what each token read of it goes to `read` + token, or nowhere if that is −1;
+      than ENTRY_TOKENS; what each token read of it goes to `read` + token, or nowhere if `read` is UNREAD;
     - work (token, count, position, first span, end, first entry, end, part, first?, clear): a tile of queries over some
       keys; its result is final if `part` is −1, else goes to so many partial slots from there on; all its queries see
       all keys of entries before `clear`, as far as no window is in their way;
@@ -422,9 +425,9 @@ class _Packer:
         row, base = self._rows[index], int(self.token_base[index])
         if not row.pieces or not row.table.tokens:
             self.reads.append(None)
-            return np.full(len(keys.spans), -1, dtype=np.int32), np.empty((0, NOTE), dtype=np.int32)
+            return np.full(len(keys.spans), UNREAD, dtype=np.int32), np.empty((0, NOTE), dtype=np.int32)
         count, watched = row.num_tokens, keys.pieces >= 0
-        read = np.where(watched, self.read_slots + np.cumsum(watched) * count - count - base, -1)
+        read = np.where(watched, self.read_slots + np.cumsum(watched) * count - count - base, UNREAD)
         share = self.shares + keys.pieces * count - base
         notes = np.stack((read, share, np.full_like(share, base), np.full_like(share, count)), 1)[watched]
         self.reads.append(ReadRow(self.shares, len(row.pieces), count))

@@ -114,6 +114,7 @@ def attend_kernel(
     KIND_AT: tl.constexpr,
     ENTRIES_AT: tl.constexpr,
     SPANS_AT: tl.constexpr,
+    UNREAD: tl.constexpr,
     WINDOW: tl.constexpr,
     ROTATE: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -202,7 +203,7 @@ def attend_kernel(
             )  # fmt: skip
         if READ:
             read = tl.load(span + 3)
-            if read >= 0:
+            if read > UNREAD:
                 base = tl.where(top == float("-inf"), 0.0, top)
                 paid = base + tl.log2(tl.maximum(total - total_before * tl.exp2(top_before - base), 0.0))
                 tl.store(read_ptr + (read + token + within) * HEADS + head, paid, mask=alive)
