@@ -21,13 +21,12 @@ from engine.attention.kernels.attend import attend_kernel
 from engine.attention.kernels.merge import merge_kernel, shares_kernel
 from engine.attention.kernels.write_kv import write_kv_kernel
 from engine.attention.step_plan import (
-    ENTRIES_AT,
-    ENTRY_TOKENS,
     HEADER,
     KINDS,
     MOST_KINDS,
     NOTES_AT,
     SPANS_AT,
+    TILE,
     UNREAD,
     Kind,
     Shape,
@@ -258,7 +257,7 @@ class TritonAttention(AttentionBackend):
         keys, values = (
             cache.zero_().view(-1, head_dim) for cache in (self._pool.keys[layer], self._pool.values[layer])
         )
-        keys_, values_ = (TensorDescriptor.from_tensor(cache, [ENTRY_TOKENS, head_dim]) for cache in (keys, values))
+        keys_, values_ = (TensorDescriptor.from_tensor(cache, [TILE, head_dim]) for cache in (keys, values))
         return keys_, values_
 
     def _attend(self, layer: int, kind: int, turn: _Turn, q: Tensor, out: Tensor, watched: bool) -> None:
@@ -293,10 +292,9 @@ class TritonAttention(AttentionBackend):
             GROUP=spec.num_heads // spec.num_kv_heads,
             DIM=spec.head_dim,
             BLOCK_M=step.shape.block_m,
-            BLOCK_N=ENTRY_TOKENS,
+            BLOCK_N=TILE,
             BLOCK_D=_padded(spec.head_dim),
             KIND_AT=KINDS + 4 * kind,
-            ENTRIES_AT=ENTRIES_AT,
             SPANS_AT=SPANS_AT,
             UNREAD=UNREAD,
             WINDOW=spec.window or 0,
@@ -306,6 +304,8 @@ class TritonAttention(AttentionBackend):
             READ=watched,
             SCALED=pool.scaled,
             COPIED=tiles is not None,
+            # only a few of a span's keys are not seen by all, unless there is a window
+            MASKED_STAGES=1 if spec.window is None else stages,
             num_warps=warps,
             num_stages=stages,
         )

@@ -24,8 +24,9 @@ def _visit(
     v_tiles,
     k_scales,
     v_scales,
-    first_slot,
-    entry,
+    row,
+    start,
+    end,
     scale,
     softcap,
     DIM: tl.constexpr,
@@ -37,31 +38,33 @@ def _visit(
     COPIED: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """The online softmax over one more entry; unless MASKED every query sees all of its BLOCK_N keys."""
+    """The online softmax over BLOCK_N more keys, that of `row` in the pool standing at `start`.
+
+    Unless MASKED every query sees them all; else those that stand before `end`, and not behind the query.
+    """
     key = tl.arange(0, BLOCK_N)
     dim = tl.arange(0, BLOCK_D)
-    slot = tl.load(entry)
     loaded = (dim < DIM)[None, :]
     if MASKED:
-        there = key < tl.load(entry + 1)
+        there = start + key < end
         loaded = loaded & there[:, None]
     if COPIED:
-        keys = k_tiles.load([first_slot + slot, 0])
-        values = v_tiles.load([first_slot + slot, 0])
+        keys = k_tiles.load([row, 0])
+        values = v_tiles.load([row, 0])
     else:
-        places = (first_slot.to(tl.int64) + slot + key)[:, None] * DIM + dim[None, :]
+        places = (row.to(tl.int64) + key)[:, None] * DIM + dim[None, :]
         keys = tl.load(k_tiles + places, mask=loaded, other=0.0)
         values = tl.load(v_tiles + places, mask=loaded, other=0.0)
     scores = tl.dot(turned, tl.trans(keys.to(turned.dtype)), input_precision="ieee")
     if SCALED:
-        k_scale = tl.load(k_scales + first_slot + slot + key, mask=key < tl.load(entry + 1), other=0.0)
+        k_scale = tl.load(k_scales + row + key, mask=start + key < end, other=0.0)
         scores *= k_scale[None, :]
     if SOFTCAP:
         scores = softcap * (2.0 * tl.sigmoid(2.0 * scale / softcap * scores) - 1.0) * LOG2E
     else:
         scores *= scale * LOG2E
     if MASKED:
-        behind = asked[:, None] - (tl.load(entry + 2) + key)[None, :]
+        behind = asked[:, None] - (start + key)[None, :]
         seen = there[None, :] & (behind >= 0)
         if WINDOW > 0:
             seen = seen & (behind < WINDOW)
@@ -74,7 +77,7 @@ def _visit(
     fading = tl.exp2(top - base)
     total = total * fading + tl.sum(weights, 1)
     if SCALED:
-        v_scale = tl.load(v_scales + first_slot + slot + key, mask=key < tl.load(entry + 1), other=0.0)
+        v_scale = tl.load(v_scales + row + key, mask=start + key < end, other=0.0)
         weights *= v_scale[None, :]
     mixed = tl.dot(weights.to(turned.dtype), values.to(turned.dtype), mixed * fading[:, None], input_precision="ieee")
     return highest, total, mixed
@@ -112,7 +115,6 @@ def attend_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     KIND_AT: tl.constexpr,
-    ENTRIES_AT: tl.constexpr,
     SPANS_AT: tl.constexpr,
     UNREAD: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -122,6 +124,7 @@ def attend_kernel(
     READ: tl.constexpr,
     SCALED: tl.constexpr,
     COPIED: tl.constexpr,
+    MASKED_STAGES: tl.constexpr,
 ):
     """One work of the plan (program 0) for one KV head (program 1).
 
@@ -133,7 +136,7 @@ def attend_kernel(
     """
     if tl.program_id(0) >= tl.load(plan_ptr + KIND_AT + 1):
         return
-    work = plan_ptr + tl.load(plan_ptr + KIND_AT) + tl.program_id(0) * 10
+    work = plan_ptr + tl.load(plan_ptr + KIND_AT) + tl.program_id(0) * 9
     kv_head = tl.program_id(1)
     token = tl.load(work)
     count = tl.load(work + 1)
@@ -169,15 +172,16 @@ def attend_kernel(
             total += 1.0
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     first_slot = kv_head * slots
-    entries = plan_ptr + tl.load(plan_ptr + ENTRIES_AT)
     spans = plan_ptr + tl.load(plan_ptr + SPANS_AT)
-    clear = tl.load(work + 9)
     turned_by = -2147483648
     for index in range(first_span, end_span):
         span = spans + index * 5
-        begin = tl.maximum(tl.load(span), low)
-        end = tl.minimum(tl.load(span + 1), high)
-        delta = tl.load(span + 2)
+        start = tl.load(span + 1)
+        # of the pool as one list of all heads' slots, the row of a key that stands at 0
+        origin = first_slot + tl.load(span) - start
+        begin = tl.maximum(start, low)
+        end = tl.minimum(tl.load(span + 2), high)
+        delta = tl.load(span + 3)
         if ROTATE:
             if delta != turned_by:
                 at = tl.where(alive, asked - delta, 0)
@@ -188,21 +192,21 @@ def attend_kernel(
                 turned_by = delta
         top_before = top
         total_before = total
-        middle = begin
+        seen_by_all = begin
         if WINDOW == 0:
-            middle = tl.maximum(begin, tl.minimum(end, tl.minimum(tl.load(span + 4), clear)))
-            for number in range(begin, middle):
+            seen_by_all = begin + tl.maximum(tl.minimum(end, position + 1) - begin, 0) // BLOCK_N * BLOCK_N
+            for stands in range(begin, seen_by_all, BLOCK_N):
                 top, total, mixed = _visit(
-                    turned, asked, top, total, mixed, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, first_slot,
-                    entries + number * 4, scale, softcap, DIM, BLOCK_N, BLOCK_D, 0, SOFTCAP, SCALED, COPIED, False,
+                    turned, asked, top, total, mixed, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, origin + stands, stands,
+                    end, scale, softcap, DIM, BLOCK_N, BLOCK_D, 0, SOFTCAP, SCALED, COPIED, False,
                 )  # fmt: skip
-        for number in range(middle, end):
+        for stands in tl.range(seen_by_all, end, BLOCK_N, num_stages=MASKED_STAGES):
             top, total, mixed = _visit(
-                turned, asked, top, total, mixed, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, first_slot,
-                entries + number * 4, scale, softcap, DIM, BLOCK_N, BLOCK_D, WINDOW, SOFTCAP, SCALED, COPIED, True,
+                turned, asked, top, total, mixed, k_ptr, v_ptr, k_scale_ptr, v_scale_ptr, origin + stands, stands,
+                end, scale, softcap, DIM, BLOCK_N, BLOCK_D, WINDOW, SOFTCAP, SCALED, COPIED, True,
             )  # fmt: skip
         if READ:
-            read = tl.load(span + 3)
+            read = tl.load(span + 4)
             if read > UNREAD:
                 base = tl.where(top == float("-inf"), 0.0, top)
                 paid = base + tl.log2(tl.maximum(total - total_before * tl.exp2(top_before - base), 0.0))
