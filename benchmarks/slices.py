@@ -30,6 +30,7 @@ from engine.types import ChatDone
 
 SIZED = "sized by speed"
 _LONGEST_PAUSE = 0.2
+"""Seconds between questions, or half of what the background takes if that is less."""
 _QUESTIONS = ("What does it do?", "Which function is the longest?", "Is anything missing?", "How would you test it?")
 
 
@@ -123,15 +124,18 @@ def _measure(
         asked = engine.context("asked")
         asked.add_chunk(background[0].text[:2000], source="asked.py")
         for number in range(2):
-            _cold(engine, background, number).populate()
-            engine.context("background").wait_populated(None)
+            began = time.perf_counter()
+            context = _cold(engine, background, number)
+            context.populate()
+            context.wait_populated()
+        pause = min(_LONGEST_PAUSE, (time.perf_counter() - began) / 2)
         _ask(asked, draw)
         idle = [Sample(name, False, _ask(asked, draw)) for _ in range(options.rounds)]
         busy = list[Sample]()
         while len(busy) < options.rounds:
             if not engine.stats().upkeep:
                 _cold(engine, background, 2 + len(busy)).populate()
-            time.sleep(draw.uniform(0, _LONGEST_PAUSE))
+            time.sleep(draw.uniform(0, pause))
             if engine.stats().upkeep:
                 busy.append(Sample(name, True, _ask(asked, draw)))
         tokens = engine._state.forecast.slices.waited_for(options.background_tokens)
