@@ -180,7 +180,7 @@ def _cases(file: SourceFile, shape: str | None) -> list[Case]:
         return [*scripted, fresh]
     name = max(file.text.split(), key=len)
     repeat = f"Write {file.name} out once more, complete and unchanged but for `{name}`, which is now called `other`."
-    return [Case("repeats a file", repeat), *scripted, fresh]
+    return [Case("told to repeat a file", repeat), *scripted, fresh]
 
 
 def _compare(plain: Engine, drafting: Engine, case: Case, options: Options, number: int) -> Sample:

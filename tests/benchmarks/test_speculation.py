@@ -25,7 +25,7 @@ def test_every_kind_of_answer_is_compared(tmp_path: Path, capsys: pytest.Capture
         1,
     )  # a tiny model's times are noise
     samples = json.loads(path.read_text())["samples"]
-    cases = ["repeats a file", *(f"drafts {right}% right" for right in (100, 90, 70, 50)), FRESH]
+    cases = ["told to repeat a file", *(f"drafts {right}% right" for right in (100, 90, 70, 50)), FRESH]
     assert [sample["case"] for sample in samples] == cases * 2
     assert all(sample["plain"] > 0 and sample["drafting"] > 0 and sample["processor"] > 0 for sample in samples)
     assert all(sample["accepted"] <= sample["drafted"] for sample in samples)
