@@ -36,7 +36,7 @@ def engine_config(given: argparse.Namespace) -> EngineConfig:
         dtype=given.dtype,
         attention=given.attention,
         threads=given.threads,
-        slice_tokens=given.slice_tokens or EngineConfig().slice_tokens,
+        slice_tokens=given.slice_tokens,
         refine=False,
         **off,
     )

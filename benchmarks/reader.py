@@ -27,6 +27,9 @@ from engine.runtime.runner import Runner
 from engine.runtime.scheduler import StepRow
 from engine.types import ChunkKind, FidelityLabel
 
+_SLICE_TOKENS = 256
+"""Where nothing else is wanted; nobody waits for these slices."""
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -39,9 +42,9 @@ class Mode:
 class Reader:
     """One model's KV, and contexts over it that are read at once instead of asked."""
 
-    def __init__(self, model: LoadedModel, block_size: int, slice_tokens: int) -> None:
+    def __init__(self, model: LoadedModel, block_size: int, slice_tokens: int | None) -> None:
         self._model = model
-        self._slice_tokens = slice_tokens
+        self._slice_tokens = slice_tokens or _SLICE_TOKENS
         self._builder = PromptBuilder(model.tokenizer)
         self._runner = Runner(model.decoder, model.attention, model.device)
         self._store = SegmentStore(BlockManager(model.pool.num_blocks), block_size, lambda: frozenset())

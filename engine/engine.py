@@ -103,7 +103,7 @@ class Engine:
         # a state can't be gone back to when a draft proves wrong
         self._speculation = Speculation() if self.config.speculation and not model.stateful else None
         state.scheduler = Scheduler(
-            self.config.slice_tokens,
+            forecast.slices,
             self.config.max_batch,
             finish=answers.finish,
             fail=answers.fail,

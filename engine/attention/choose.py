@@ -28,6 +28,9 @@ _QUESTION = 64
 """New tokens of the smallest step that flash is timed at; the largest is a slice of a prefill. It launches more kernels
 than others do, and is not captured in graphs, so an answer's steps are not for it."""
 
+_LARGE = 1024
+"""New tokens of the largest where slices are sized by speed: a fast device computes as many while others wait."""
+
 _CLEARLY = 0.95
 """The share of its rival's time within which flash must stay, for a choice that noise doesn't make."""
 
@@ -110,7 +113,7 @@ def _with_flash(
     if reason := refusal(api, pool, decoder.layers):
         logger.info("%s is installed, but %s", api.name, reason)
         return usual
-    sizes = sorted({_QUESTION, max(_QUESTION, config.slice_tokens)})
+    sizes = sorted({_QUESTION, max(_QUESTION, config.slice_tokens or _LARGE)})
     try:
         flash = FlashAttention(pool, decoder.rotary, decoder.layers, api=api)
         its_times = [time_step(flash, pool, decoder, size) for size in sizes]

@@ -125,6 +125,12 @@ class SegmentStore:
             segment.blocks += self._allocate(1, after=segment.blocks[-1])
         segment.tokens = np.append(segment.tokens, np.int32(token))
 
+    def has_room(self, segment: Segment, count: int) -> bool:
+        """Whether a private segment can grow by `count` tokens now; evicts for it, but takes nothing."""
+        lacking = -(-(len(segment.tokens) + count) // self.block_size) - len(segment.blocks)
+        self._evict(lacking)
+        return self.blocks.free >= lacking
+
     def reserve(self, segment: Segment, count: int) -> int:
         """Blocks for `count` tokens more than a private segment has; returns for how many there is room.
 
@@ -144,17 +150,22 @@ class SegmentStore:
         del segment.blocks[needed:]
 
     def publish(self, segment: Segment) -> None:
-        """End a private segment and keep its computed tokens for others to share."""
+        """End a private segment and keep its computed tokens for others to share.
+
+        They go to a segment of their own: a step under way may still read where this one's tokens lie.
+        """
         del self._private[id(segment)]
-        segment.tokens = segment.tokens[: segment.filled].copy()
-        segment.key = extend_hash(segment.prefix_hash, segment.tokens)
-        self.trim(segment)
-        if not segment.blocks or segment.key in self._by_key:
-            self.blocks.release(segment.blocks)
+        tokens = segment.tokens[: segment.filled].copy()
+        blocks = segment.blocks[: -(-segment.filled // self.block_size)]
+        kept = Segment(segment.prefix_hash, tokens, segment.start, blocks, segment.filled, segment.seen)
+        kept.read, kept.state = segment.read, segment.state
+        self.blocks.release(segment.blocks[len(blocks) :])
+        if not blocks or kept.key in self._by_key:
+            self.blocks.release(blocks)
             return
-        self._by_key[segment.key] = segment
-        self._by_prefix.setdefault(segment.prefix_hash, {})[segment.key] = segment
-        self._touch(segment)
+        self._by_key[kept.key] = kept
+        self._by_prefix.setdefault(kept.prefix_hash, {})[kept.key] = kept
+        self._touch(kept)
 
     def discard(self, segment: Segment) -> None:
         """End a private segment and free what it held."""

@@ -18,10 +18,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.runtime.slices import Slices
+
 logger = logging.getLogger(__name__)
 
 _KEPT_PER_SIZE = 24
+_REFIT = 16
+"""Share of observations, as one in so many, that must be new before times are fitted anew."""
 _MOST_FORESEEN = 1 << 20
+_BEYOND = 2
+"""Times the largest step observed, up to which the time of a single step is foretold."""
 _BY_WEIGHT = (2, 0, 1, 3)
 """The terms' columns (step, row, token, pair), what a prefill's time depends on most first."""
 _OUTLIER = 0.25
@@ -51,12 +57,15 @@ class Forecast:
 
     Attributes:
         observations: how many steps were observed since the start.
+        slices: the sizes of steps that prefills are cut into.
     """
 
-    def __init__(self, slice_tokens: int) -> None:
-        self._slice_tokens = slice_tokens
+    def __init__(self, slice_tokens: int | None = None) -> None:
+        """`slice_tokens`: of all prefills; None sizes slices by the times that are foretold."""
+        self.slices = Slices(self.step_tokens, slice_tokens)
         self._observed: dict[int, deque[Step]] = {}
-        self._times: NDArray[np.float64] | None = None
+        self._times = np.zeros(4)
+        self._unfitted = 0
         self.observations = 0
 
     def observe(self, work: Iterable[Work], seconds: float) -> None:
@@ -71,22 +80,45 @@ class Forecast:
         if not (1 <= rows <= tokens and all(0 < value < math.inf for value in step)):
             return False
         self._observed.setdefault(int(math.log2(tokens)), deque(maxlen=_KEPT_PER_SIZE)).append(step)
-        self._times = None
+        self._unfitted += 1
         return True
 
+    def _fitted(self) -> NDArray[np.float64]:
+        """Times per step, row, token and pair; of many observations a few new ones change little and can wait."""
+        kept = sum(map(len, self._observed.values()))
+        if self._unfitted * _REFIT >= kept:
+            self._times = _fit([step for steps in self._observed.values() for step in steps])
+            self._unfitted = 0
+        return self._times
+
     def seconds(self, work: Sequence[Work]) -> float | None:
-        """Predicted time of a prefill in slices; None before anything was observed."""
+        """Predicted time of a prefill in slices with nothing beside it; None before anything was observed."""
         if not self._observed:
             return None
         if not work:
             return 0.0
-        if self._times is None:
-            self._times = _fit([step for steps in self._observed.values() for step in steps])
         tokens = sum(item.tokens for item in work)
-        steps = -(-tokens // self._slice_tokens)
-        # most ends of slices fall within an item, which then is one row more
+        # slices are smallest at the end; most ends of theirs fall within an item, which then is one row more
+        steps = -(-tokens // self.slices.alone(max(item.position + item.tokens for item in work)))
         features = (steps, len(work) + steps - 1, tokens, sum(item.pairs for item in work))
-        return float(np.dot(features, self._times))
+        return float(np.dot(features, self._fitted()))
+
+    def step_tokens(self, seconds: float, position: int) -> int | None:
+        """How many tokens one step of a single row computes in that time at `position`; None if nothing was observed.
+
+        At most twice as many as the largest step observed: times beyond are anybody's guess.
+        """
+        if not self._observed:
+            return None
+        per_step, per_row, per_token, per_pair = (float(time) for time in self._fitted())
+        most = _BEYOND * int(max(tokens for _, tokens, _, _ in self._observed[max(self._observed)]))
+        left = seconds - per_step - per_row
+        linear, square = per_token + per_pair * (position + 0.5), per_pair / 2
+        if left <= 0:
+            return 0
+        # square · n² + linear · n = left, solved so that neither may be zero or small
+        slope = linear + math.sqrt(linear**2 + 4 * square * left)
+        return min(most, int(2 * left / slope)) if slope * most > 2 * left else most
 
     def tokens_within(self, seconds: float, position: int) -> int:
         """How many tokens can be computed in that time at `position`; 0 before anything was observed."""

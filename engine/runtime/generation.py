@@ -26,6 +26,7 @@ from engine.runtime.answer_text import AnswerText
 from engine.runtime.draft import Drafter
 from engine.runtime.prefill import Prefill, Slice, Tail
 from engine.runtime.sampler import SamplingState
+from engine.runtime.slices import SliceSize
 from engine.runtime.speculation import NO_DRAFT
 from engine.types import ChatDelta, ChunkPlan, PopulateProgress, StopReason, Timing, Usage
 
@@ -93,15 +94,21 @@ class Generation:
         """Begin the prompt anew, holding nothing; KV computed so far stays in the store as long as there is room."""
         self._prefill: Prefill | None = None
 
-    def next_slices(self, max_tokens: int, draft: TokenArray = NO_DRAFT) -> list[Slice]:
-        """What to compute next; with a draft only of the answer. May raise OutOfMemoryError, and then holds no more."""
+    def next_token(self, draft: TokenArray = NO_DRAFT) -> list[Slice]:
+        """The token sampled last, and behind it as much of a draft as has room."""
+        assert self._tail is not None
+        slice_ = self._tail.next_slice(1, draft)
+        self._drafted = slice_.samples - 1
+        return [slice_]
+
+    def next_slices(self, size: SliceSize) -> list[Slice]:
+        """What to compute next of the prompt. May raise OutOfMemoryError; it then holds what it held before."""
         self._started = self._started or time.monotonic()
         if self._tail is not None:
-            slice_ = self._tail.next_slice(max_tokens, draft)
-            self._drafted = max(0, slice_.samples - 1)
-            return [slice_]
+            return [self._tail.next_slice(size(self._tail.position))]
         if self._prefill is None:
             self._prefill = Prefill(self._store, self.question.composition, self.question.near())
+        max_tokens = size(self._prefill.position())
         slices = self._prefill.next_slices(max_tokens)
         left = max_tokens - sum(len(piece.tokens) for piece in slices)
         if not self._prefill.complete or not left or (slices and self._store.stateful):
@@ -152,6 +159,11 @@ class Generation:
         draft = self._drafter.draft(self.generated, min(most, room))
         ends = np.flatnonzero(np.isin(draft, list(self._eos_token_ids)))
         return draft[: ends[0] + 1] if len(ends) else draft
+
+    def has_room(self, count: int) -> bool:
+        """Whether so many tokens can be taken, should the answer go on behind them."""
+        assert self._tail is not None
+        return self._tail.has_room(count)
 
     def take(self, tokens: Sequence[int]) -> StopReason | None:
         """Take the tokens sampled in one step, all but the last as they were drafted: emit the text that is certain.

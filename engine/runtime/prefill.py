@@ -86,6 +86,15 @@ class Prefill:
 
     # -- the next tokens -------------------------------------------------------------------------------------------
 
+    def position(self) -> int:
+        """Where the next token to compute stands, once all before it that is there is placed.
+
+        Raises:
+            OutOfMemoryError: as `next_slices`.
+        """
+        segment = self._next_segment()
+        return self.table.tokens + (segment.filled if segment is not None else 0)
+
     def next_slices(self, max_tokens: int) -> list[Slice]:
         """The next tokens to compute and where; none when every piece is there.
 
@@ -251,6 +260,11 @@ class Tail:
         self.segment = store.open_private(prefill.kv_hash, tokens, self._table.tokens)
         self._in_flight = 0
 
+    @property
+    def position(self) -> int:
+        """Where the next token to compute stands."""
+        return self._table.tokens + self.segment.filled
+
     def next_slice(self, max_tokens: int, draft: TokenArray = _NO_DRAFT) -> Slice:
         """The next tokens to compute: of the prompt, or the one sampled last with as much of `draft` as has room."""
         segment = self.segment
@@ -275,6 +289,10 @@ class Tail:
         """Add a token of the answer; `computed`: as part of a draft it has KV already."""
         self._store.append(self.segment, token)
         self.segment.filled += computed
+
+    def has_room(self, count: int) -> bool:
+        """Whether so many tokens can be appended now."""
+        return self._store.has_room(self.segment, count)
 
     def trim(self) -> None:
         """Give back what was reserved for a draft and is not needed."""

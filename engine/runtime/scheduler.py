@@ -17,6 +17,7 @@ from engine.hashing import TokenArray
 from engine.kv.segment import Segment
 from engine.runtime.generation import Generation
 from engine.runtime.prefill import Slice
+from engine.runtime.slices import Slices
 from engine.runtime.speculation import NO_DRAFT, Speculation
 from engine.runtime.upkeep import Upkeep
 from engine.types import PopulateProgress, StopReason
@@ -64,7 +65,7 @@ class Scheduler:
 
     def __init__(
         self,
-        slice_tokens: int,
+        slices: Slices,
         max_batch: int,
         finish: Callable[[Generation, StopReason], None],
         fail: Callable[[Generation, EngineError], None],
@@ -76,7 +77,7 @@ class Scheduler:
 
         Without `speculation` no answer drafts what it may say next.
         """
-        self._slice_tokens = slice_tokens
+        self._slices = slices
         self._max_batch = max_batch
         self._finish = finish
         self._tell_failed = fail
@@ -127,7 +128,7 @@ class Scheduler:
         return [
             row
             for running, draft in zip(self.running, drafts, strict=True)
-            for row in step_rows(running, running.next_slices(1, draft), decodes=True)
+            for row in step_rows(running, running.next_token(draft), decodes=True)
         ]
 
     @property
@@ -136,10 +137,11 @@ class Scheduler:
 
     def _question_rows(self) -> list[StepRow]:
         """Slices of the oldest question; a question that finds no room waits, or fails if nobody will make any."""
+        size = self._slices.waited_for if self.running else self._slices.alone
         while self._takes_question:
             generation = self.questions[0]
             try:
-                return step_rows(generation, generation.next_slices(self._slice_tokens))
+                return step_rows(generation, generation.next_slices(size))
             except OutOfMemoryError as error:
                 if self._pause_upkeep():
                     continue
@@ -161,7 +163,7 @@ class Scheduler:
         """Slices of the first that still lacks KV, else of the first that refines."""
         while (upkeep := self._next_upkeep()) is not None:
             try:
-                slices = upkeep.next_slices(self._slice_tokens)
+                slices = upkeep.next_slices(self._slices.waited_for)
             except OutOfMemoryError as error:
                 if not self._pause_upkeep(but=upkeep):
                     self._drop_failed(upkeep, error)
@@ -208,6 +210,8 @@ class Scheduler:
             if generation in self.questions:
                 self.questions.remove(generation)
                 self.running.append(generation)
+            while not generation.has_room(len(sampled)) and self._make_room(generations):
+                pass
             try:
                 reason = generation.take(sampled)
             except OutOfMemoryError as error:
@@ -215,6 +219,17 @@ class Scheduler:
                 continue
             if reason is not None:
                 self._end(generation, reason)
+
+    def _make_room(self, sampling: Sequence[Generation]) -> bool:
+        """Take room from whatever comes behind a running answer, but for those about to run; True if there was any."""
+        if self._pause_upkeep():
+            return True
+        for generation in self.questions:
+            if generation not in sampling and generation.pins():
+                generation.release()
+                generation.restart()
+                return True
+        return False
 
     def step_failed(self, rows: Sequence[StepRow], error: EngineError) -> None:
         """A step broke: those who were in it fail, all others go on."""

@@ -14,6 +14,9 @@ import numpy as np
 from engine.hashing import TokenArray
 from engine.runtime.ledger import Ledger
 
+_TOGETHER = 16
+"""Tokens of a step with drafts: so few take little longer than one, since weights are read once for all of them."""
+
 NO_DRAFT: TokenArray = np.empty(0, dtype=np.int32)
 
 
@@ -42,7 +45,8 @@ class Speculation:
 
     def drafts(self, running: Sequence[Drafting]) -> list[TokenArray]:
         """A draft, maybe empty, for each of the answers; to be asked before each step that does nothing but decode."""
-        left = self._ledger.affordable(len(running), sum(answer.draft_length for answer in running))
+        most = min(sum(answer.draft_length for answer in running), _TOGETHER - len(running))
+        left = self._ledger.affordable(len(running), most) if most > 0 else 0
         if not left:
             return [NO_DRAFT] * len(running)
         begun = time.perf_counter()

@@ -18,6 +18,7 @@ from engine.kv.segment import Segment
 from engine.kv.segment_store import SegmentStore
 from engine.reuse import NearKV
 from engine.runtime.prefill import Prefill, Slice
+from engine.runtime.slices import SliceSize
 from engine.types import PopulateProgress
 
 
@@ -67,7 +68,7 @@ class Upkeep:
             self._composition = composition
             self._check_fits(composition.tokens)
 
-    def next_slices(self, max_tokens: int) -> list[Slice]:
+    def next_slices(self, size: SliceSize) -> list[Slice]:
         """The next tokens to compute in this phase; none when it is done.
 
         Raises:
@@ -76,7 +77,7 @@ class Upkeep:
         if self._prefill is None:
             near = self._near(self._composition) if self.phase == "populate" else None
             self._prefill = Prefill(self._store, self._target, near)
-        return self._prefill.next_slices(max_tokens)
+        return self._prefill.next_slices(size(self._prefill.position()))
 
     @property
     def _target(self) -> Composition:

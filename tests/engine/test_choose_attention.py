@@ -83,7 +83,7 @@ def test_flash_is_refused_to_a_model_that_it_is_not_for() -> None:
     ("flash", "usual", "wins_from"),
     [
         ((1.0, 1.0), (2.0, 2.0), 64),
-        ((3.0, 1.0), (2.0, 2.0), 256),
+        ((3.0, 1.0), (2.0, 2.0), 1024),
         ((1.0, 2.0), (2.0, 2.0), None),
     ],
 )

@@ -418,3 +418,38 @@ def test_rows_say_where_they_stand() -> None:
     row = AttentionRow(VirtualBlockTable.build([Placement(earlier, 0, 5)], 16), own, 6)
     assert row.position == 8
     assert torch.tensor(own.slots(3, 6, 16)).tolist() == [19, 20, 21, 22, 23, 24]
+
+
+def test_a_question_gives_its_room_to_the_answer_that_is_running() -> None:
+    """The question finds room at first, and is half done when the answer needs that room."""
+    with Engine(config(FOLDER, kv_cache_tokens=640, block_size=16, slice_tokens=16, speculation=False)) as engine:
+        context = engine.context()
+        context.add_chunk("\n".join(LONG.splitlines()[:18]), source="big")
+        tokens = context.plan("Who?").tokens
+        running = engine.chat([{"role": "user", "content": "Count"}], SamplingParams(max_tokens=640 - tokens + 60))
+        read = list(itertools.islice(running, (640 - tokens) // 4))
+        waits = context.chat("Who?", SamplingParams(max_tokens=2))
+        assert finish(running, read).stop_reason == "length"
+        assert finish(waits).stop_reason == "length"
+        engine.check_integrity()
+
+
+def test_an_answer_that_is_cancelled_before_its_step_harms_no_other() -> None:
+    """Between planning a step and computing it the lock is free; what has ended meanwhile is computed all the same."""
+    with Engine(config(FOLDER, block_size=1, kv_cache_tokens=1000)) as engine:
+        runner, streams = engine._worker._runner, list[ChatStream]()
+        original = runner.run
+
+        def run(rows: list[StepRow]) -> Any:
+            if len(rows) == 2 and all(row.decodes for row in rows):
+                streams[0].cancel()
+            return original(rows)
+
+        runner.run = run  # type: ignore[method-assign, assignment]
+        with held_worker(engine):
+            for number in range(2):
+                question = [{"role": "user", "content": str(number)}]
+                streams.append(engine.chat(question, SamplingParams(max_tokens=50)))  # type: ignore[arg-type]
+        assert finish(streams[0]).stop_reason == "cancelled"
+        assert finish(streams[1]).stop_reason == "length"
+        engine.check_integrity()

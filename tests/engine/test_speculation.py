@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +21,7 @@ from engine.kv.block_manager import BlockManager
 from engine.kv.segment_store import SegmentStore
 from engine.runtime.draft import Drafter
 from engine.runtime.ledger import Ledger
+from engine.runtime.speculation import Speculation
 from engine.types import ChatDone
 from tests.engine.oracle import finish
 from tests.engine.test_parity import FILES, config
@@ -272,6 +274,26 @@ def test_a_model_with_a_state_drafts_nothing(family: str) -> None:
     with Engine(config(tiny_model(family))) as engine:
         ask(engine, "Who? " * 20, SamplingParams(max_tokens=40))
         assert engine.stats().tokens_drafted == 0
+
+
+@dataclass
+class Eager:
+    """An answer that would draft as much as it may."""
+
+    draft_length: int
+
+    def draft(self, most: int) -> TokenArray:
+        return token_array([7] * min(most, self.draft_length))
+
+
+@given(st.lists(st.sampled_from([1, 3, 7, 15]).map(Eager), min_size=1, max_size=20))
+def test_a_step_with_drafts_stays_small_and_nobody_takes_all_the_room(answers: list[Eager]) -> None:
+    speculation = Speculation()
+    speculation._ledger = AlwaysWorthIt()
+    lengths = [len(draft) for draft in speculation.drafts(answers)]
+    assert len(lengths) == len(answers)
+    assert not any(lengths) or sum(lengths) + len(answers) <= 16
+    assert max(lengths) <= max(1, -(-(16 - len(answers)) // len(answers)))
 
 
 def test_drafts_begin_by_themselves_once_their_cost_is_earned() -> None:
