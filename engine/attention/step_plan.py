@@ -109,7 +109,6 @@ def make_plan(
     block_size: int,
     *,
     programs: int,
-    head_dim: int,
     tokens: int | None = None,
     block_m: int | None = None,
 ) -> StepPlan:
@@ -117,12 +116,11 @@ def make_plan(
 
     Args:
         programs: about how many programs the device should get; rows are split so that it has them.
-        head_dim: the largest of the layers.
         tokens: places for new tokens, if there shall be more than there are tokens.
         block_m: rows of a tile; None chooses.
     """
     counts = np.array([row.num_tokens for row in rows], dtype=np.int32)
-    block_m = block_m or choose_block_m(int(counts.max()), max(kind.group for kind in kinds), head_dim)
+    block_m = block_m or choose_block_m(int(counts.max()), max(kind.group for kind in kinds))
     length = _split_length(rows, counts, kinds, block_m, programs)
     keys = [keys_of(row, length, block_size) for row in rows]
     packer = _Packer(rows, counts, keys, int(counts.sum()) if tokens is None else tokens)
@@ -173,11 +171,9 @@ def advance(plan: StepPlan, kinds: int, block_size: int) -> bool:
     return True
 
 
-def choose_block_m(most_tokens: int, group: int, head_dim: int) -> int:
-    """Rows of a tile for rows of so many tokens: as few as hold a whole row, but no more than fit on the chip."""
-    widest = 128 if head_dim <= 128 else 64
-    wanted = next((size for size in (16, 64) if most_tokens * group <= size), widest)
-    return max(wanted, 1 << (group - 1).bit_length())
+def choose_block_m(most_tokens: int, group: int) -> int:
+    """Rows of a tile for rows of so many tokens. More than 64 were slower on an H100, whatever the warps."""
+    return max(16 if most_tokens * group <= 16 else 64, 1 << (group - 1).bit_length())
 
 
 def _split_length(

@@ -40,7 +40,7 @@ from engine.kv.pool import KVPool
 from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable
 
-_PROGRAMS_PER_PROCESSOR = 4
+_PROGRAMS_PER_PROCESSOR = 2
 """Programs that a multiprocessor gets, about: enough to keep its memory busy while some of them wait."""
 
 
@@ -127,7 +127,7 @@ class TritonAttention(AttentionBackend):
         self._kind_of = [self.kinds.index(kind) for kind in kinds]
         self._watched = watched_layers(len(layers))
         self.group = max(kind.group for kind in self.kinds)
-        self.least_block_m = choose_block_m(1, self.group, 1)
+        self.least_block_m = choose_block_m(1, self.group)
         self._head_dim = max(spec.head_dim for spec in layers)
         self._heads = max(spec.num_heads for spec in layers)
         self._plan: StepPlan | None = None
@@ -135,7 +135,7 @@ class TritonAttention(AttentionBackend):
     @property
     def wide_blocks(self) -> tuple[int, ...]:
         """Rows that tiles of large steps may have."""
-        return tuple(sorted({choose_block_m(1 << power, self.group, self._head_dim) for power in range(1, 12)}))
+        return tuple(sorted({choose_block_m(1 << power, self.group) for power in range(12)}))
 
     # -- planning --------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,6 @@ class TritonAttention(AttentionBackend):
             self.kinds,
             self._pool.block_size,
             programs=self.programs,
-            head_dim=self._head_dim,
             tokens=tokens,
             block_m=block_m,
         )
@@ -378,4 +377,4 @@ def _launch(block_m: int, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
     """Warps and stages of the pipeline that fit on the chip with tiles of this size."""
     if dtype == torch.float32:
         return 4, 1
-    return (4, 3) if block_m < 128 else (8, 2 if head_dim > 128 else 3)
+    return 4 if block_m <= 64 else 8, 2 if block_m == 16 or head_dim > 128 else 3
