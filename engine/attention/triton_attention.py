@@ -133,8 +133,8 @@ class TritonAttention(AttentionBackend):
         self._plan: StepPlan | None = None
 
     @property
-    def wide_blocks(self) -> tuple[int, ...]:
-        """Rows that tiles of large steps may have."""
+    def blocks(self) -> tuple[int, ...]:
+        """Rows that tiles may have."""
         return tuple(sorted({choose_block_m(1 << power, self.group) for power in range(12)}))
 
     # -- planning --------------------------------------------------------------------------------------------------

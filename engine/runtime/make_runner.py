@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from engine.attention.triton_attention import TritonAttention
 
 _PREPARING = "Preparing the GPU"
-_WIDE_STEP = 512
-"""Tokens of a step that stands for all large ones: their kernels are the same."""
+_STEPS = (1, 512)
+"""Tokens of the steps that stand for all small and all large ones: their kernels are the same."""
 
 
 def make_runner(model: LoadedModel, progress: Progress | None = None) -> Runner:
@@ -47,10 +48,9 @@ def _prepared(model: LoadedModel, progress: Progress) -> SmallSteps | None:
 
 @torch.inference_mode()
 def _compile(model: LoadedModel, attention: TritonAttention) -> None:
-    """Run steps in which nothing is attended to, once for each tile that large steps may have."""
-    positions = torch.arange(_WIDE_STEP, device=model.device)
-    for block_m in attention.wide_blocks:
-        for noted in (False, True):
-            attention.step = attention.empty_step(_WIDE_STEP, block_m, noted=noted)
-            model.decoder.forward(torch.zeros_like(positions), positions, attention)
+    """Run steps in which nothing is attended to, once for each size of tiles."""
+    for tokens, block_m, noted in itertools.product(_STEPS, attention.blocks, (False, True)):
+        positions = torch.arange(tokens, device=model.device)
+        attention.step = attention.empty_step(tokens, block_m, noted=noted)
+        model.decoder.forward(torch.zeros_like(positions), positions, attention)
     torch.cuda.synchronize(model.device)
