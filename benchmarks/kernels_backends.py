@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 
 from engine.attention.base import AttentionBackend
 from engine.attention.torch_attention import TorchAttention
@@ -30,13 +29,13 @@ def _triton(pool: KVPool, rotary: Sequence[RotaryTable], layers: Sequence[LayerS
 
 
 def _flash(pool: KVPool, rotary: Sequence[RotaryTable], layers: Sequence[LayerSpec]) -> AttentionBackend:
-    api = import_module("engine.attention.flash_api").find_flash()
+    from engine.attention.flash_api import find_flash
+    from engine.attention.flash_attention import FlashAttention
+
+    api = find_flash()
     if api is None:
         raise ImportError("flash-attn is not installed")
-    backend: AttentionBackend = import_module("engine.attention.flash_attention").FlashAttention(
-        pool, rotary, layers, api=api
-    )
-    return backend
+    return FlashAttention(pool, rotary, layers, api=api)
 
 
 BACKENDS: dict[str, Make] = {"torch": TorchAttention, "triton": _triton, "flash": _flash}

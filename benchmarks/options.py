@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
-from typing import Any, get_args
+from typing import get_args
 
 from benchmarks.random_model import SHAPES
 from engine.config import Attention, EngineConfig
-
-_FIELDS = {field.name for field in fields(EngineConfig)}
 
 
 def add_engine_options(parser: argparse.ArgumentParser, *, dtype: str = "auto") -> None:
@@ -29,7 +26,6 @@ def add_shape_option(parser: argparse.ArgumentParser) -> None:
 
 def engine_config(given: argparse.Namespace) -> EngineConfig:
     """The engine's configuration as the options say. Nothing is computed in the background by itself, nor guessed."""
-    off: dict[str, Any] = {"speculation": False} if "speculation" in _FIELDS else {}
     return EngineConfig(
         model=given.model,
         device=given.device,
@@ -37,8 +33,8 @@ def engine_config(given: argparse.Namespace) -> EngineConfig:
         attention=given.attention,
         threads=given.threads,
         slice_tokens=given.slice_tokens,
+        speculation=False,
         refine=False,
-        **off,
     )
 
 
