@@ -29,6 +29,8 @@ class EngineConfig:
             checkpoint with quantized weights keeps its own.
         attention: which backend attends. ``auto`` takes ``torch`` on a CPU; on CUDA ``triton``, and ``flash`` for the
             steps of a prefill if that is found to be faster, where flash-attn is installed and fits the model.
+        tensor_parallel_size: GPUs of this host that share each layer's weights and KV; a model of the Llama family, and
+            ``triton`` attention, are needed for more than one.
         kv_cache_tokens: size of the KV pool in tokens; None takes a share of the device's free memory.
         max_context: longest prompt plus answer, tokens; None takes the model's own limit.
         block_size: token slots per KV block.
@@ -48,6 +50,7 @@ class EngineConfig:
     device: str = "auto"
     dtype: DType = "auto"
     attention: Attention = "auto"
+    tensor_parallel_size: int = 1
     kv_cache_tokens: int | None = None
     max_context: int | None = None
     block_size: int = 64
@@ -63,7 +66,7 @@ class EngineConfig:
             raise InvalidRequestError(f"dtype must be auto, float32 or bfloat16, not {self.dtype!r}")
         if self.attention not in get_args(Attention):
             raise InvalidRequestError(f"attention must be auto, torch, triton or flash, not {self.attention!r}")
-        for name in ("block_size", "max_batch"):
+        for name in ("tensor_parallel_size", "block_size", "max_batch"):
             if getattr(self, name) < 1:
                 raise InvalidRequestError(f"{name} must be at least 1")
         for name in ("kv_cache_tokens", "max_context", "slice_tokens", "threads"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from engine.config import EngineConfig
@@ -29,6 +31,30 @@ def choose_device(config: EngineConfig) -> torch.device:
     return device
 
 
+def choose_devices(config: EngineConfig) -> list[torch.device]:
+    """The device of each rank: one as `choose_device` says, or the first so many GPUs.
+
+    Raises:
+        InvalidRequestError: no such device here, or too few of them.
+    """
+    device, size = choose_device(config), config.tensor_parallel_size
+    if size == 1 or device.type != "cuda":
+        return [device] * size
+    if device.index is not None:
+        raise InvalidRequestError(
+            f"tensor_parallel_size {size} takes the first {size} GPUs, not {config.device}: set device to cuda, and "
+            "CUDA_VISIBLE_DEVICES to those that it shall take"
+        )
+    if (found := torch.cuda.device_count()) < size:
+        raise InvalidRequestError(f"tensor_parallel_size {size} needs as many GPUs; here are {found}")
+    return [torch.device("cuda", rank) for rank in range(size)]
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one of this thread, which is where kernels are launched."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies it natively; float32 elsewhere, which is quicker there and exact."""
     if config.dtype == "auto":
@@ -50,6 +76,13 @@ def choose_num_blocks(config: EngineConfig, device: torch.device, bytes_per_toke
         tokens = min(_free_bytes(device) // bytes_per_token, 8 * max_context)
         tokens = max(tokens, config.block_size)
     return -(-tokens // config.block_size)
+
+
+def processors(device: torch.device) -> int:
+    """How many multiprocessors a GPU has; of a CPU as many as make it worth to part the work."""
+    if device.type != "cuda":
+        return 8
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -21,6 +21,7 @@ from engine.prompt import PromptBuilder
 from engine.repair import DEFAULT_REPAIR, Repair
 from engine.runtime.forecast import Forecast
 from engine.runtime.make_runner import make_runner
+from engine.runtime.runner import Runner
 from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler
 from engine.runtime.speculation import Speculation
@@ -88,7 +89,9 @@ class Engine:
         """
         self.config = config or EngineConfig()
         self.model_name = self.config.model
-        model = model or load_model(self.config, progress)
+        self._own_model = load_model(self.config, progress) if model is None else None
+        model = model or self._own_model
+        assert model is not None
         self.max_context = model.max_context
         self.device = str(model.device)
         self.dtype = str(model.dtype).removeprefix("torch.")
@@ -112,9 +115,20 @@ class Engine:
             speculation=self._speculation,
         )
         self._state, self._answers = state, answers
-        runner = make_runner(model, progress)
-        self._worker = Worker(state.scheduler, runner, Sampler(), forecast, state.changed, self._speculation)
+        self._runner = self._made_runner(model, progress)
+        self._worker = Worker(state.scheduler, self._runner, Sampler(), forecast, state.changed, self._speculation)
         self._worker.start()
+
+    def _made_runner(self, model: LoadedModel, progress: Progress | None) -> Runner:
+        try:
+            return make_runner(model, progress)
+        except BaseException:
+            self._end_own_model()
+            raise
+
+    def _end_own_model(self) -> None:
+        if self._own_model is not None:
+            self._own_model.close()
 
     def _remembered_forecast(self) -> Forecast:
         """What earlier runs have learned of this model's speed here, if anything."""
@@ -237,6 +251,8 @@ class Engine:
             self._state.scheduler.drop_all(EngineBusyError("The engine has stopped."))
             self._state.changed.notify_all()
         self._worker.stop()
+        self._runner.close()
+        self._end_own_model()
         if self._speed_file is not None and self._state.forecast.observations:
             self._state.forecast.save(self._speed_file)
 

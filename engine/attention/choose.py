@@ -49,7 +49,7 @@ def make_attention(config: EngineConfig, pool: KVPool, decoder: LanguageModel) -
     check_backend(config, device)
     if config.attention == "torch":
         return TorchAttention(pool, decoder.rotary, decoder.layers)
-    if config.attention == "triton":
+    if config.attention == "triton" or config.tensor_parallel_size > 1:
         return _triton(pool, decoder)
     if config.attention == "flash":
         return _flash(pool, decoder)
@@ -65,6 +65,10 @@ def check_backend(config: EngineConfig, device: torch.device) -> None:
         InvalidRequestError: it can't; the message says what it needs.
     """
     name = config.attention
+    if config.tensor_parallel_size > 1:
+        if name not in ("auto", "triton"):
+            raise InvalidRequestError(f"tensor_parallel_size needs attention 'triton', not {name!r}")
+        name = "triton"
     if name in ("auto", "torch"):
         return
     if name == "triton" and not _has_triton():

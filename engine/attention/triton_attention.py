@@ -36,6 +36,7 @@ from engine.attention.step_plan import (
     make_plan,
 )
 from engine.attention.watched import watched_layers
+from engine.device import processors
 from engine.kv.pool import KVPool
 from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable
@@ -116,7 +117,7 @@ class TritonAttention(AttentionBackend):
         self._layers = layers
         self._device = pool.keys[0].device
         self._copy_engine = _has_copy_engine(self._device) if copy_engine is None else copy_engine
-        self.programs = programs or _PROGRAMS_PER_PROCESSOR * _processors(self._device)
+        self.programs = programs or _PROGRAMS_PER_PROCESSOR * processors(self._device)
         self._tiles = [self._tiles_of(layer) for layer in range(len(layers))]
         self._turns = [_Turn.of(table) for table in rotary]
         nothing = torch.zeros(1, dtype=torch.int32, device=self._device)
@@ -137,11 +138,17 @@ class TritonAttention(AttentionBackend):
         """Rows that tiles may have."""
         return tuple(sorted({choose_block_m(1 << power, self.group) for power in range(12)}))
 
+    @property
+    def planned(self) -> StepPlan:
+        """The step that is under way."""
+        assert self._plan is not None
+        return self._plan
+
     # -- planning --------------------------------------------------------------------------------------------------
 
     def plan(self, rows: Sequence[AttentionRow]) -> None:
         plan = self.make_plan(rows)
-        self.begin(plan, self._buffers_for(plan))
+        self.begin(plan, self.buffers_for(plan))
 
     def make_plan(
         self, rows: Sequence[AttentionRow], *, tokens: int | None = None, block_m: int | None = None
@@ -165,7 +172,7 @@ class TritonAttention(AttentionBackend):
         self._plan, self.step = plan, buffers
         self._pool.tokens_written += plan.new_tokens
 
-    def _buffers_for(self, plan: StepPlan) -> StepBuffers:
+    def buffers_for(self, plan: StepPlan) -> StepBuffers:
         """Buffers just as large as this plan needs them."""
         reads = [read for read in plan.reads if read is not None]
         lse = plan.tokens * self._heads if reads else 0
@@ -344,8 +351,7 @@ class TritonAttention(AttentionBackend):
     # -- what was read ---------------------------------------------------------------------------------------------
 
     def read(self) -> list[NDArray[np.float16] | None]:
-        plan = self._plan
-        assert plan is not None
+        plan = self.planned
         if not self.step.notes:
             return [None] * len(plan.reads)
         shares = (self.step.shares / len(self._watched)).half().cpu().numpy()
@@ -364,13 +370,6 @@ def _padded(head_dim: int) -> int:
 
 def _has_copy_engine(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 8
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count
 
 
 def _launch(block_m: int, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:

@@ -52,9 +52,10 @@ class Checkpoint:
         if dtype not in _FLOATS:
             raise UnsupportedModelError(f"{name} holds {dtype}; supported are {', '.join(sorted(_FLOATS))}")
 
-    def read_into(self, name: str, target: Tensor) -> None:
-        """Copy tensor `name` into `target` of the same shape, converting dtype and device."""
-        target.copy_(self._files[name].get_tensor(name))
+    def read_into(self, name: str, target: Tensor, part: tuple[slice, ...] = ()) -> None:
+        """Copy tensor `name`, or this part of it, into `target` of that shape, converting dtype and device."""
+        file = self._files[name]
+        target.copy_(file.get_slice(name)[part] if part else file.get_tensor(name))
 
     def sample(self, name: str) -> tuple[str, bytes]:
         """Dtype and shape in words, and the bytes of a few rows (first, middle, last): cheap, whatever the size."""

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 
 from engine.errors import UnsupportedModelError
+from engine.models.decoder import Decoder
 from engine.models.decoder_config import read_decoder_config
 from engine.models.language_model import LanguageModel
 from engine.models.loading import load_decoder, model_fingerprint
 from engine.models.progress import Progress
 from engine.models.proof import check_moving
+from engine.parallel.group import Group
 
 
 def load_language_model(
@@ -44,7 +46,22 @@ def load_language_model(
             folder, device=device, dtype=dtype, max_context=max_context, progress=progress
         )
         return adapted, transformers_fingerprint(folder, dtype)
-    decoder = load_decoder(folder, device=device, dtype=dtype, progress=progress)
-    with torch.inference_mode():
-        decoder.exact_only = check_moving(decoder)
+    decoder = proven(load_decoder(folder, device=device, dtype=dtype, progress=progress))
     return decoder, model_fingerprint(folder, config, dtype)
+
+
+def load_shard(group: Group, progress: Progress | None, folder: Path, dtype: torch.dtype) -> tuple[Decoder, bytes]:
+    """One rank's shard of the model in `folder`; otherwise as `load_language_model`. All ranks must call it.
+
+    Raises:
+        UnsupportedModelError: it is no model of the native decoder, or has too few heads for so many ranks.
+    """
+    decoder = proven(load_decoder(folder, device=group.device, dtype=dtype, progress=progress, group=group))
+    return decoder, model_fingerprint(folder, read_decoder_config(folder), dtype)
+
+
+@torch.inference_mode()
+def proven(decoder: Decoder) -> Decoder:
+    """The decoder, with what a trial says of moving its KV in `exact_only`."""
+    decoder.exact_only = check_moving(decoder)
+    return decoder

@@ -17,19 +17,29 @@ from engine.errors import BrokenModelError
 from engine.models.checkpoint import Checkpoint, open_checkpoint
 from engine.models.decoder import Decoder, DecoderWeights, LayerWeights
 from engine.models.decoder_config import DecoderConfig, read_decoder_config
+from engine.models.decoder_ops import choose_ops
 from engine.models.progress import Progress, silent
+from engine.parallel.group import Group
+from engine.parallel.ops import ParallelOps
+from engine.parallel.shard import WHOLE, Shard
 
 _EMBEDDING, _HEAD, _NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
 
 def load_decoder(
-    folder: Path, *, device: torch.device, dtype: torch.dtype, progress: Progress | None = None
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+    group: Group | None = None,
 ) -> Decoder:
     """Load the model in `folder` (config.json and safetensors, sharded or not).
 
     Args:
         dtype: of the weights in memory, float32 or bfloat16; the files may hold any float type of 16 bits or more.
         progress: called with a message and the fraction read so far.
+        group: ranks that share the model; only this rank's shard is then read.
 
     Raises:
         ModelNotFoundError: no such folder, or no config or safetensors in it.
@@ -38,7 +48,7 @@ def load_decoder(
     """
     config = read_decoder_config(folder)
     with open_checkpoint(folder) as checkpoint:
-        return read_decoder(checkpoint, config, device=device, dtype=dtype, progress=progress)
+        return read_decoder(checkpoint, config, device=device, dtype=dtype, progress=progress, group=group)
 
 
 def read_decoder(
@@ -48,9 +58,16 @@ def read_decoder(
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
+    group: Group | None = None,
 ) -> Decoder:
     """The model that `config` describes, its weights from `checkpoint`. As `load_decoder` otherwise."""
-    return Decoder(config, _Reader(checkpoint, config, device, dtype).weights(progress or silent))
+    shard = group.shard if group else WHOLE
+    of_shard = shard.config(config)
+    weights = _Reader(checkpoint, config, device, dtype, shard).weights(progress or silent)
+    if group is None:
+        return Decoder(of_shard, weights)
+    ops = choose_ops(device, config.rms_norm_eps)
+    return Decoder(of_shard, weights, ParallelOps(ops, group, config.vocab_size))
 
 
 def model_fingerprint(folder: Path, config: DecoderConfig, dtype: torch.dtype) -> bytes:
@@ -75,13 +92,16 @@ def weights_fingerprint(folder: Path, digest: bytes, dtype: torch.dtype) -> byte
 
 
 class _Reader:
-    """Reads the weights that `config` asks for, and remembers which tensors those were."""
+    """Reads what `shard` holds of the weights that `config` asks for, and remembers which tensors those were."""
 
-    def __init__(self, checkpoint: Checkpoint, config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: DecoderConfig, device: torch.device, dtype: torch.dtype, shard: Shard
+    ) -> None:
         self._checkpoint = checkpoint
         self._config = config
         self._device = device
         self._dtype = dtype
+        self._shard = shard
         self._read: set[str] = set()
 
     def weights(self, progress: Progress) -> DecoderWeights:
@@ -91,7 +111,10 @@ class _Reader:
         for index in range(config.num_layers):
             layers.append(self._layer(f"model.layers.{index}"))
             progress("Loading weights", (index + 1) / config.num_layers)
-        head = embedding if config.tied_embeddings else self._tensor(_HEAD, config.vocab_size, config.hidden_size)
+        if config.tied_embeddings:
+            head = embedding[self._shard.part(config.vocab_size)]
+        else:
+            head = self._rows({_HEAD: config.vocab_size}, config.hidden_size)
         norm = self._tensor(_NORM, config.hidden_size)
         self._refuse_leftovers()
         return DecoderWeights(embedding, tuple(layers), norm, head)
@@ -110,37 +133,47 @@ class _Reader:
         gate_up = {f"{mlp}.gate_proj": inner, f"{mlp}.up_proj": inner}
         return LayerWeights(
             attention_norm=self._tensor(f"{prefix}.input_layernorm.weight", hidden),
-            qkv=self._matrix(qkv, hidden),
-            qkv_bias=self._bias(qkv, config.qkv_bias),
+            qkv=self._rows(_named(qkv, "weight"), hidden),
+            qkv_bias=self._rows(_named(qkv, "bias")) if config.qkv_bias else None,
             q_norm=self._tensor(f"{attention}.q_norm.weight", head_dim) if config.qk_norm else None,
             k_norm=self._tensor(f"{attention}.k_norm.weight", head_dim) if config.qk_norm else None,
-            output=self._matrix({f"{attention}.o_proj": hidden}, queries),
-            output_bias=self._bias({f"{attention}.o_proj": hidden}, config.output_bias),
+            output=self._columns(f"{attention}.o_proj.weight", hidden, queries),
+            output_bias=self._bias_once(f"{attention}.o_proj.bias", hidden) if config.output_bias else None,
             mlp_norm=self._tensor(f"{prefix}.post_attention_layernorm.weight", hidden),
-            gate_up=self._matrix(gate_up, hidden),
-            gate_up_bias=self._bias(gate_up, config.mlp_bias),
-            down=self._matrix({f"{mlp}.down_proj": hidden}, inner),
-            down_bias=self._bias({f"{mlp}.down_proj": hidden}, config.mlp_bias),
+            gate_up=self._rows(_named(gate_up, "weight"), hidden),
+            gate_up_bias=self._rows(_named(gate_up, "bias")) if config.mlp_bias else None,
+            down=self._columns(f"{mlp}.down_proj.weight", hidden, inner),
+            down_bias=self._bias_once(f"{mlp}.down_proj.bias", hidden) if config.mlp_bias else None,
         )
 
-    def _matrix(self, projections: dict[str, int], columns: int) -> Tensor:
-        """Stack the weights of projections (name: rows) into one matrix."""
-        return self._stacked({f"{name}.weight": rows for name, rows in projections.items()}, columns)
-
-    def _bias(self, projections: dict[str, int], present: bool) -> Tensor | None:
-        return self._stacked({f"{name}.bias": rows for name, rows in projections.items()}) if present else None
-
     def _tensor(self, name: str, *shape: int) -> Tensor:
-        return self._stacked({name: shape[0]}, *shape[1:])
+        """All of a tensor, which every rank has."""
+        return self._parts([(name, shape, ())])
 
-    def _stacked(self, rows: dict[str, int], *tail: int) -> Tensor:
-        for name, count in rows.items():
-            self._checkpoint.expect(name, (count, *tail))
-        target = torch.empty(sum(rows.values()), *tail, dtype=self._dtype, device=self._device)
-        for name, part in zip(rows, target.split_with_sizes(list(rows.values())), strict=True):
-            self._checkpoint.read_into(name, part)
+    def _rows(self, tensors: dict[str, int], *tail: int) -> Tensor:
+        """The shard's rows of tensors (name: rows), one after the other."""
+        return self._parts([(name, (rows, *tail), (self._shard.part(rows),)) for name, rows in tensors.items()])
+
+    def _columns(self, name: str, rows: int, columns: int) -> Tensor:
+        """The shard's columns of a matrix."""
+        return self._parts([(name, (rows, columns), (slice(rows), self._shard.part(columns)))])
+
+    def _bias_once(self, name: str, count: int) -> Tensor | None:
+        """A bias of what all ranks sum up: rank 0 adds it."""
+        bias = self._tensor(name, count)
+        return bias if self._shard.rank == 0 else None
+
+    def _parts(self, tensors: list[tuple[str, tuple[int, ...], tuple[slice, ...]]]) -> Tensor:
+        """Parts of tensors (name, whole shape, part) stacked into one on the device."""
+        for name, shape, _ in tensors:
+            self._checkpoint.expect(name, shape)
+        shapes = [_shape_of(shape, part) for _, shape, part in tensors]
+        counts = [shape[0] for shape in shapes]
+        stacked = torch.empty(sum(counts), *shapes[0][1:], dtype=self._dtype, device=self._device)
+        for (name, _, part), target in zip(tensors, stacked.split_with_sizes(counts), strict=True):
+            self._checkpoint.read_into(name, target, part if self._shard.size > 1 else ())
             self._read.add(name)
-        return target
+        return stacked
 
     def _refuse_leftovers(self) -> None:
         """A bias or norm in a layer that nothing reads means that the files belong to another architecture."""
@@ -149,3 +182,13 @@ class _Reader:
             match = layer.match(name)
             if match and int(match[1]) < self._config.num_layers and name not in self._read:
                 raise BrokenModelError(f"the weights have {name}, for which the config has no place", tensor=name)
+
+
+def _named(projections: dict[str, int], kind: str) -> dict[str, int]:
+    return {f"{name}.{kind}": rows for name, rows in projections.items()}
+
+
+def _shape_of(shape: tuple[int, ...], part: tuple[slice, ...]) -> tuple[int, ...]:
+    """The shape of `part` of a tensor."""
+    found = [len(range(*cut.indices(length))) for length, cut in zip(shape, part, strict=False)]
+    return (*found, *shape[len(found) :])

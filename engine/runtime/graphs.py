@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from engine.attention.base import AttentionRow
-from engine.attention.step_plan import HEADER, Shape, StepPlan
+from engine.attention.step_plan import HEADER, IntArray, Shape, StepPlan
 from engine.attention.triton_attention import StepBuffers, TritonAttention
 from engine.models.decoder import Decoder
 from engine.runtime.scheduler import StepRow
 
 Compute = Callable[[], Tensor]
+Announce = Callable[["Size", IntArray], None]
+"""Is told of a step, its size and packed plan, before it is computed."""
 Capture = Callable[[Compute], Compute]
 """Makes of a computation one that does the same again, reading the same tensors and returning the same one."""
 
@@ -67,11 +69,17 @@ class Graphs:
     """
 
     def __init__(
-        self, decoder: Decoder, attention: TritonAttention, capture: Capture, sizes: Sequence[int] = SIZES
+        self,
+        decoder: Decoder,
+        attention: TritonAttention,
+        capture: Capture,
+        sizes: Sequence[int] = SIZES,
+        announce: Announce | None = None,
     ) -> None:
         self._decoder = decoder
         self._attention = attention
         self._capture = capture
+        self._announce = announce
         self._sizes = sorted(sizes)
         self._graphs: dict[Size, _Graph] = {}
         device = decoder.device
@@ -126,6 +134,10 @@ class Graphs:
         places[2] = -1
         return compute
 
+    def release(self) -> None:
+        """Give the graphs back; no step can be computed any more."""
+        self._graphs.clear()
+
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> Tensor | None:
@@ -143,9 +155,15 @@ class Graphs:
         tokens = np.concatenate([row.tokens for row in rows]) if len(rows) > 1 else rows[0].tokens
         plan.data[HEADER : HEADER + len(tokens)] = tokens
         plan.data[HEADER + 3 * count : HEADER + 3 * count + len(wanted)] = wanted
-        self._send(plan)
+        if self._announce is not None:
+            self._announce(graph.size, plan.data)
         self._attention.begin(plan, graph.buffers)
-        return graph.replay()[: len(wanted)]
+        return self.replay(graph.size, plan.data)[: len(wanted)]
+
+    def replay(self, size: Size, data: IntArray) -> Tensor:
+        """Compute a step that is planned for `size` and fits: logits of all its wanted places, good until the next."""
+        self._send(data)
+        return self._graphs[size].replay()
 
     def _fitting(self, rows: Sequence[StepRow], wanted: int) -> _Graph | None:
         """The smallest graph for these rows; none notes what is read, and none for many rows that are no answers."""
@@ -185,10 +203,10 @@ class Graphs:
         )
         return same and self._attention.advance(plan)
 
-    def _send(self, plan: StepPlan) -> None:
-        """Bring the plan to the device. The last step is done, so nobody reads the last one any more."""
-        length = len(plan.data)
-        self._staging[:length] = plan.data
+    def _send(self, data: IntArray) -> None:
+        """Bring a plan to the device. The last step is done, so nobody reads the last one any more."""
+        length = len(data)
+        self._staging[:length] = data
         self._data[:length].copy_(self._staged[:length], non_blocking=True)
 
 
@@ -200,6 +218,11 @@ def _fits(plan: StepPlan, shape: Shape) -> bool:
         and all(has <= room for has, room in zip(plan.shape.merges, shape.merges, strict=True))
         and plan.shape.parts <= shape.parts
     )
+
+
+def capture_for(device: torch.device) -> Capture:
+    """Captures on CUDA; elsewhere a graph is the computation itself, done again over the same buffers."""
+    return CudaCapture(device) if device.type == "cuda" else lambda compute: compute
 
 
 class CudaCapture:
@@ -216,7 +239,8 @@ class CudaCapture:
             compute()  # compiles what is not compiled yet
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+        # other threads, as NCCL's, may look at what they wait for meanwhile
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             result = compute()
 
         def replay() -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -21,12 +22,26 @@ class SmallSteps(Protocol):
 
     def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> Tensor | None: ...
 
+    def release(self) -> None: ...
+
+
+class OtherRanks(Protocol):
+    """Those who compute every step, too, see `Mirror`."""
+
+    def step(self) -> AbstractContextManager[None]: ...
+
+    def computes(self, tokens: NDArray[np.int64], positions: NDArray[np.int64], wanted: NDArray[np.int64]) -> None: ...
+
 
 class Runner:
     """The model with its attention.
 
     Args:
         small_steps: asked first; None if there is no quicker way.
+        others: are told of all steps, `small_steps` sees to its own; None if the model is all here.
+
+    Attributes:
+        device: the one that computes.
     """
 
     def __init__(
@@ -35,11 +50,13 @@ class Runner:
         attention: AttentionBackend,
         device: torch.device,
         small_steps: SmallSteps | None = None,
+        others: OtherRanks | None = None,
     ) -> None:
         self._decoder = decoder
         self._attention = attention
-        self._device = device
+        self.device = device
         self._small_steps = small_steps
+        self._others = others
 
     @torch.inference_mode()
     def run(self, rows: Sequence[StepRow]) -> tuple[Tensor | None, list[RowResult]]:
@@ -52,23 +69,34 @@ class Runner:
             Logits behind each row's last `samples` tokens in row order, float32 [Σ samples, vocab], or None if none are
             wanted; and what is left of each row.
         """
-        wanted = _sampled(rows)
+        with nullcontext() if self._others is None else self._others.step():
+            return self._run(rows, _sampled(rows))
+
+    def close(self) -> None:
+        """Give back what was made ready for it. No step may be under way."""
+        if self._small_steps is not None:
+            self._small_steps.release()
+
+    def _run(self, rows: Sequence[StepRow], wanted: NDArray[np.int64]) -> tuple[Tensor | None, list[RowResult]]:
         logits = self._small_steps.run(rows, wanted.tolist()) if self._small_steps else None
         results = [RowResult()] * len(rows)
         if logits is None:
-            hidden, results = self._stateful(rows) if self._decoder.stateful else self._together(rows)
+            hidden, results = self._stateful(rows) if self._decoder.stateful else self._together(rows, wanted)
             logits = self._decoder.logits(hidden[wanted]) if len(wanted) else None
         if len(wanted):
             return logits, results
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             # a step's time is then its own, and a question never waits for a queue of them
-            torch.cuda.synchronize(self._device)
+            torch.cuda.synchronize(self.device)
         return None, results
 
-    def _together(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[RowResult]]:
+    def _together(self, rows: Sequence[StepRow], wanted: NDArray[np.int64]) -> tuple[Tensor, list[RowResult]]:
         """Hidden states of all tokens [T, hidden], all rows in one pass."""
         self._attention.plan([row.row for row in rows])
-        tokens, positions = self._inputs(rows)
+        inputs = _inputs(rows)
+        if self._others is not None:
+            self._others.computes(*inputs, wanted)
+        tokens, positions = (torch.from_numpy(part).to(self.device) for part in inputs)
         hidden = self._decoder.forward(tokens, positions, self._attention)
         return hidden, [RowResult(read=read) for read in self._attention.read() or [None] * len(rows)]
 
@@ -76,17 +104,17 @@ class Runner:
         """As `_together`, row after row."""
         parts, results = list[Tensor](), list[RowResult]()
         for row in rows:
-            ids = torch.from_numpy(row.tokens.astype(np.int64)).to(self._device)
+            ids = torch.from_numpy(row.tokens.astype(np.int64)).to(self.device)
             hidden, state = advance(self._decoder, self._attention, row.row, ids)
             parts.append(hidden)
             results.append(RowResult(state))
         return torch.cat(parts), results
 
-    def _inputs(self, rows: Sequence[StepRow]) -> tuple[Tensor, Tensor]:
-        """Token ids and global positions of all new tokens, int64 [T] each."""
-        tokens = np.concatenate([row.tokens for row in rows]).astype(np.int64)
-        positions = np.concatenate([np.arange(row.row.num_tokens) + row.row.position for row in rows])
-        return torch.from_numpy(tokens).to(self._device), torch.from_numpy(positions).to(self._device)
+
+def _inputs(rows: Sequence[StepRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Token ids and global positions of all new tokens, int64 [T] each."""
+    tokens = np.concatenate([row.tokens for row in rows]).astype(np.int64)
+    return tokens, np.concatenate([np.arange(row.row.num_tokens) + row.row.position for row in rows])
 
 
 def _sampled(rows: Sequence[StepRow]) -> NDArray[np.int64]:

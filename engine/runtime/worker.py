@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 
+from engine.device import on_device
 from engine.errors import EngineError
 from engine.runtime.forecast import Forecast, Work
 from engine.runtime.runner import Runner
@@ -60,6 +61,10 @@ class Worker:
             self._thread.join()
 
     def _loop(self) -> None:
+        with on_device(self._runner.device):
+            self._steps()
+
+    def _steps(self) -> None:
         while True:
             with self._changed:
                 while not (rows := self._plan()) and not self._stopping:

@@ -117,6 +117,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         device=options.device,
         dtype=options.dtype,
         attention=options.attention,
+        tensor_parallel_size=options.tensor_parallel_size,
         kv_cache_tokens=options.kv_cache_tokens,
         max_context=options.max_context,
         threads=options.threads,
@@ -149,6 +150,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of weights and KV")
     add("--attention", default="auto", choices=get_args(Attention), help="what attends (default: %(default)s)")
+    add(
+        "--tensor-parallel-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that share a model which is too large for one (default: %(default)s)",
+    )
     add("--kv-cache-tokens", type=int, metavar="N", help="size of the KV pool (default: a share of free memory)")
     add("--max-context", type=int, metavar="N", help="longest prompt plus answer, tokens (default: the model's)")
     add("--threads", type=int, metavar="N", help="CPU threads for tensor work")
