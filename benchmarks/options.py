@@ -15,6 +15,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, dtype: str = "auto") 
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--dtype", default=dtype, choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--attention", default="auto", choices=get_args(Attention), help="what attends")
+    parser.add_argument("--tensor-parallel-size", type=positive, default=1, help="GPUs that share the model")
     parser.add_argument("--threads", type=positive, help="CPU threads of torch")
     parser.add_argument("--slice-tokens", type=positive, help="the engine's, see EngineConfig")
 
@@ -31,6 +32,7 @@ def engine_config(given: argparse.Namespace) -> EngineConfig:
         device=given.device,
         dtype=given.dtype,
         attention=given.attention,
+        tensor_parallel_size=given.tensor_parallel_size,
         threads=given.threads,
         slice_tokens=given.slice_tokens,
         speculation=False,

@@ -22,6 +22,7 @@ from engine.models.checkpoint import Checkpoint
 from engine.models.decoder import Decoder
 from engine.models.decoder_config import DecoderConfig, read_decoder_config
 from engine.models.loading import read_decoder
+from engine.parallel.group import Group
 from engine.tokenizer import Tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -58,6 +59,32 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },
+    "qwen2.5-32b": {
+        "model_type": "qwen2",
+        "hidden_size": 5120,
+        "intermediate_size": 27648,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "vocab_size": 152064,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    },
+    "qwen2.5-72b": {
+        "model_type": "qwen2",
+        "hidden_size": 8192,
+        "intermediate_size": 29568,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 152064,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    },
     "qwen3-0.6b": {
         "model_type": "qwen3",
         "hidden_size": 1024,
@@ -75,6 +102,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 _SEED = 20
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 _LEARNED_TOKENS = 4096
 _END = "<|im_end|>"
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", _END)
@@ -91,13 +119,17 @@ def random_transformers(shape: str, device: torch.device, dtype: torch.dtype) ->
     generator = torch.Generator(device).manual_seed(_SEED)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(std=parameter.shape[1] ** -0.5, generator=generator)
-            else:
-                parameter.fill_(1.0 if "norm" in name else 0.0)
+            _randomise(name, parameter, generator)
         # no answer ends by itself: the end of a turn is never the likeliest token
         model.get_output_embeddings().weight[_SPECIAL.index(_END)] *= 0.01
     return model
+
+
+def _randomise(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+    if tensor.dim() == 2:
+        tensor.normal_(std=tensor.shape[1] ** -0.5, generator=generator)
+    else:
+        tensor.fill_(1.0 if "norm" in name else 0.0)
 
 
 def decoder_config(shape: str) -> DecoderConfig:
@@ -106,7 +138,11 @@ def decoder_config(shape: str) -> DecoderConfig:
 
 
 def _config(shape: str) -> Any:
-    return AutoConfig.for_model(**SHAPES[shape], bos_token_id=None, eos_token_id=_SPECIAL.index(_END), pad_token_id=0)
+    return _config_of(SHAPES[shape])
+
+
+def _config_of(fields: Mapping[str, Any]) -> Any:
+    return AutoConfig.for_model(**fields, bos_token_id=None, eos_token_id=_SPECIAL.index(_END), pad_token_id=0)
 
 
 def _read(config: Any) -> DecoderConfig:
@@ -123,6 +159,70 @@ def decoder_of(model: Any) -> tuple[Decoder, bytes]:
         Checkpoint(dict.fromkeys(tensors, _InMemory(tensors))), config, device=model.device, dtype=model.dtype
     )
     return decoder, hashlib.sha256(config.digest() + f"random {_SEED} {model.dtype}".encode()).digest()
+
+
+def load_random_shard(
+    group: Group, progress: object, fields: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[Decoder, bytes]:
+    """One rank's shard of `make_random_decoder`'s model."""
+    return make_random_decoder(fields, group.device, dtype, group)
+
+
+def make_random_decoder(
+    fields: Mapping[str, Any], device: torch.device, dtype: torch.dtype, group: Group | None = None
+) -> tuple[Decoder, bytes]:
+    """A random model of a shape (a value of `SHAPES`), or of a group's only the shard; one tensor at a time is whole.
+
+    The weights are the same on all ranks, but others than `random_transformers` makes.
+    """
+    of_model = _config_of(fields)
+    with torch.device("meta"):
+        parameters = dict(AutoModelForCausalLM.from_config(of_model).named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    source = Checkpoint(dict.fromkeys(shapes, _Made(shapes, device, dtype)))
+    config = _read(of_model)
+    decoder = read_decoder(source, config, device=device, dtype=dtype, group=group)
+    return decoder, hashlib.sha256(config.digest() + f"made {_SEED} {dtype}".encode()).digest()
+
+
+class _Made:
+    """Tensors that are made when they are read, each from a seed of its own, read like a safetensors file."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], device: torch.device, dtype: torch.dtype) -> None:
+        self._shapes = shapes
+        self._device, self._dtype = device, dtype
+
+    def get_tensor(self, name: str) -> Tensor:
+        tensor = torch.empty(self._shapes[name], device=self._device, dtype=self._dtype)
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+        _randomise(name, tensor, torch.Generator(self._device).manual_seed(seed + _SEED))
+        if name in ("lm_head.weight", "model.embed_tokens.weight"):
+            tensor[_SPECIAL.index(_END)] *= 0.01  # as above
+        return tensor
+
+    def get_slice(self, name: str) -> _MadeSlice:
+        return _MadeSlice(self, name)
+
+    def shape(self, name: str) -> list[int]:
+        return list(self._shapes[name])
+
+    @property
+    def dtype(self) -> str:
+        return _DTYPES[self._dtype]
+
+
+class _MadeSlice:
+    def __init__(self, source: _Made, name: str) -> None:
+        self._source, self._name = source, name
+
+    def get_shape(self) -> list[int]:
+        return self._source.shape(self._name)
+
+    def get_dtype(self) -> str:
+        return self._source.dtype
+
+    def __getitem__(self, part: tuple[slice, ...]) -> Tensor:
+        return self._source.get_tensor(self._name)[part]
 
 
 class _InMemory:
@@ -146,7 +246,7 @@ class _Slice:
         return list(self._tensor.shape)
 
     def get_dtype(self) -> str:
-        return {torch.float32: "F32", torch.bfloat16: "BF16"}[self._tensor.dtype]
+        return _DTYPES[self._tensor.dtype]
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

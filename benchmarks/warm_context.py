@@ -37,7 +37,7 @@ class Texts:
     """Cuts texts of so many tokens from files. No two are the same, so none finds another's KV."""
 
     def __init__(self, tokenizer: Tokenizer, files: Sequence[SourceFile]) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._ids = [token for file in files for token in tokenizer.encode(file.text, special=False)]
         self._next = 0
         self._number = count()
@@ -51,7 +51,7 @@ class Texts:
             self._next = 0
         cut = self._ids[self._next : self._next + wanted]
         self._next += wanted
-        return f"# {next(self._number)}\n{self._tokenizer.decode(cut)}"
+        return f"# {next(self._number)}\n{self.tokenizer.decode(cut)}"
 
     def ids(self, tokens: int) -> list[int]:
         """As many token ids, from the beginning."""

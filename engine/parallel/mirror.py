@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,12 @@ class Mirror:
         """See `Followers.together`."""
         return self._followers.together()
 
-    def prepare(self, sizes: tuple[int, ...]) -> AbstractContextManager[None]:
+    @contextmanager
+    def prepare(self, sizes: tuple[int, ...]) -> Iterator[None]:
         """For preparing graphs of these sizes, which takes as long as it takes to compile."""
-        self._followers.send(Prepare(sizes))
-        return self._followers.together(limit=None)
+        with self._followers.together(limit=None):
+            self._followers.send(Prepare(sizes))
+            yield
 
     def replays(self, size: Size, data: IntArray) -> None:
         """Rank 0 is about to replay the graph of `size` with this plan."""

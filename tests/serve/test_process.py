@@ -197,6 +197,7 @@ def test_a_failed_engine_makes_room_for_the_next(folder: Path) -> None:
         ["--idle-timeout", "-1"],
         ["--idle-timeout", "nan"],
         ["--threads", "0"],
+        ["--tensor-parallel-size", "0"],
         ["--kv-cache-tokens", "many"],
         ["--no-such-option"],
     ],

@@ -148,6 +148,7 @@ def test_every_field_of_the_configuration_counts() -> None:
         "device": "cpu",
         "dtype": "float32",
         "attention": "torch",
+        "tensor_parallel_size": 2,
         "kv_cache_tokens": 5,
         "max_context": 6,
         "block_size": 7,
