@@ -62,7 +62,13 @@ def load_engine(config: EngineConfig, shape: str | None, texts: Iterable[str]) -
 
 
 def make_random(config: EngineConfig, shape: str, texts: Iterable[str]) -> Models:
-    """A random model of `shape`; its tokenizer learns from `texts`."""
+    """A random model of `shape`; its tokenizer learns from `texts`.
+
+    Raises:
+        ValueError: several GPUs are asked for.
+    """
+    if config.tensor_parallel_size > 1:
+        raise ValueError("random models are shared by several GPUs in benchmarks.parallel only")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config)

@@ -70,11 +70,10 @@ def _rows(
     config: EngineConfig, shape: str, sizes: Sequence[int], texts: Texts, contexts: Sequence[int], tokens: int
 ) -> Iterator[tuple[int, Row]]:
     for size in sizes:
-        model = load(replace(config, tensor_parallel_size=size), SHAPES[shape], texts.tokenizer)
+        of_size = replace(config, tensor_parallel_size=size)
+        model = load(of_size, SHAPES[shape], texts.tokenizer)
         try:
-            for row in decode_rows(
-                model, replace(config, tensor_parallel_size=size), texts, contexts, tokens, 4, False
-            ):
+            for row in decode_rows(model, of_size, texts, contexts, tokens, 4, False):
                 yield size, row
         finally:
             model.close()

@@ -52,7 +52,8 @@ class RowResult:
     Attributes:
         state: as `AttentionRow.state`, behind the last new token.
         read: float16 [pieces, num_tokens], the share of attention that each new token paid to each of the row's
-            pieces, mean over heads (of those on this device) and some layers; None if the row named none, or the backend can't tell.
+            pieces, mean over this device's heads and some layers; None if the row named none, or the backend can't
+            tell.
     """
 
     state: object | None = None

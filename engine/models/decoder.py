@@ -44,7 +44,10 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """All weights, on one device in one dtype. `embedding` and `head` are [vocab, hidden]; tied ones are the same."""
+    """All weights, on one device in one dtype. `embedding` and `head` are [vocab, hidden]; tied ones are the same.
+
+    Of a model that several GPUs share these are a rank's part of all but the embedding and the norms.
+    """
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]

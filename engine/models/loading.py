@@ -111,10 +111,7 @@ class _Reader:
         for index in range(config.num_layers):
             layers.append(self._layer(f"model.layers.{index}"))
             progress("Loading weights", (index + 1) / config.num_layers)
-        if config.tied_embeddings:
-            head = embedding[self._shard.part(config.vocab_size)]
-        else:
-            head = self._rows({_HEAD: config.vocab_size}, config.hidden_size)
+        head = self._head(embedding)
         norm = self._tensor(_NORM, config.hidden_size)
         self._refuse_leftovers()
         return DecoderWeights(embedding, tuple(layers), norm, head)
@@ -124,6 +121,12 @@ class _Reader:
         tied_to_head = self._config.tied_embeddings and _EMBEDDING not in self._checkpoint
         name = _HEAD if tied_to_head and _HEAD in self._checkpoint else _EMBEDDING
         return self._tensor(name, self._config.vocab_size, self._config.hidden_size)
+
+    def _head(self, embedding: Tensor) -> Tensor:
+        config, shard = self._config, self._shard
+        if not config.tied_embeddings:
+            return self._rows({_HEAD: config.vocab_size}, config.hidden_size)
+        return embedding if shard.size == 1 else embedding[shard.part(config.vocab_size)]
 
     def _layer(self, prefix: str) -> LayerWeights:
         config, attention, mlp = self._config, f"{prefix}.self_attn", f"{prefix}.mlp"

@@ -10,6 +10,7 @@ import os
 import select
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 
 import torch
@@ -23,6 +24,9 @@ from engine.parallel.group import Group, meeting_place
 from engine.parallel.messages import EagerStep, Failed, GraphStep, Here, Prepare, Start
 from engine.runtime.graphs import Graphs, Size
 from engine.runtime.make_runner import prepare_graphs
+
+_SPIN = 0.02
+"""Seconds after a step: while an answer is decoded, the next one comes sooner."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +65,18 @@ def _serve(connection: Connection) -> None:
         connection.send(Here())
         rank = _Rank(start, Group(store, start.rank, size, device))
         while True:
-            rank.follow(connection.recv())
+            rank.follow(_next_message(connection, _SPIN if device.type == "cuda" else 0.0))
+
+
+def _next_message(connection: Connection, spin: float) -> Prepare | GraphStep | EagerStep:
+    """What rank 0 says next; waited for `spin` seconds without sleeping, since waking up would hold up every token."""
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    deadline = time.monotonic() + spin
+    while time.monotonic() < deadline and not poller.poll(0):
+        pass
+    message: Prepare | GraphStep | EagerStep = connection.recv()
+    return message
 
 
 class _Rank:

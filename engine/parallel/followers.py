@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe, wait
 
 import torch
@@ -139,7 +139,10 @@ class Followers:
         rank = self._connections.index(connection) + 1
         if isinstance(word, Failed):
             return f"the process of rank {rank} failed: {word.reason}"
-        return f"the process of rank {rank} has ended (exit status {self._processes[rank - 1].wait(5)})"
+        process = self._processes[rank - 1]
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_LOOK)
+        return f"the process of rank {rank} has ended (exit status {process.returncode})"
 
     def _fail(self, reason: str) -> None:
         if self._failure is None and not self._closing:

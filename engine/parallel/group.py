@@ -6,6 +6,8 @@ A group of its own and not torch's default one, so that a process may have sever
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +17,13 @@ from torch.distributed.distributed_c10d import AllreduceOptions, ReduceOp, Store
 
 from engine.parallel.shard import Shard
 
+_LOOPBACK = "127.0.0.1"
+
 _LONGEST = timedelta(minutes=10)
 """That a rank waits for the others: some read their weights much longer. Whether they live is watched otherwise."""
+
+_PATIENCE = 5.0
+"""Seconds that giving back a group may take."""
 
 
 class Group:
@@ -30,6 +37,7 @@ class Group:
     def __init__(self, store: Store, rank: int, size: int, device: torch.device) -> None:
         self.rank, self.size, self.device = rank, size, device
         self._backend: Any = _nccl(store, rank, size) if device.type == "cuda" else _gloo(store, rank, size)
+        self._aborted = False
         self._sum = AllreduceOptions()
         self._sum.asyncOp = False  # on the current stream, without a detour over one of NCCL's own
 
@@ -59,23 +67,36 @@ class Group:
 
     def abort(self) -> None:
         """Let go of whatever waits for another rank; the group can't be used any more."""
-        if self.device.type == "cuda":
-            self._backend.abort()
+        if self.device.type == "cuda" and not self._aborted:
+            self._aborted = True
+            # NCCL lets go at once, but may not return before all graphs are gone that it was captured in
+            thread = threading.Thread(target=self._backend.abort, name="ctx-engine-abort", daemon=True)
+            thread.start()
+            thread.join(_PATIENCE)
 
 
 def meeting_place(size: int, port: int | None = None) -> Any:
-    """The store by which ranks find each other: rank 0's own, or the one that listens at `port` of this host."""
+    """The store by which ranks find each other: rank 0's own, or the one that listens at `port` of this host alone."""
     store = distributed.TCPStore  # type: ignore[attr-defined]
-    return store("127.0.0.1", port or 0, size, is_master=port is None, wait_for_workers=False)
+    if port is not None:
+        return store(_LOOPBACK, port, size, is_master=False, wait_for_workers=False)
+    listener = socket.create_server((_LOOPBACK, 0))  # torch would listen to other hosts as well
+    port = listener.getsockname()[1]
+    return store(_LOOPBACK, port, size, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
 def _gloo(store: Store, rank: int, size: int) -> Any:
-    return distributed.ProcessGroupGloo(store, rank, size, _LONGEST)
+    gloo: Any = distributed.ProcessGroupGloo
+    options = gloo._Options()
+    options._devices = [gloo.create_device(hostname=_LOOPBACK)]
+    options._timeout = _LONGEST
+    return gloo(store, rank, size, options)
 
 
 def _nccl(store: Store, rank: int, size: int) -> Any:
     # else torch ends the process when a peer does; here whoever waits is told (see `Followers`)
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")  # GPUs of one host have other ways, but meet over a socket
     options = distributed.ProcessGroupNCCL.Options()
     options._timeout = _LONGEST
     return distributed.ProcessGroupNCCL(store, rank, size, options)

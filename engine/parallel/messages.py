@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.attention.step_plan import IntArray, StepPlan
+from engine.attention.row_keys import IntArray
+from engine.attention.step_plan import StepPlan
 from engine.config import EngineConfig
 from engine.models.decoder import Decoder
 from engine.models.progress import Progress

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.attention.step_plan import IntArray
+from engine.attention.row_keys import IntArray
 from engine.attention.triton_attention import TritonAttention
 from engine.parallel.followers import Followers
 from engine.parallel.messages import EagerStep, GraphStep, Prepare

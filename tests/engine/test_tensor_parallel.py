@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,19 +24,21 @@ pytest.importorskip("triton", reason="the kernels need triton")
 
 import engine.engine
 from engine import Engine, EngineConfig, EngineError, SamplingParams
-from engine.attention.dense import attend
 from engine.errors import InvalidRequestError, UnsupportedModelError
 from engine.models.load import load_shard
 from engine.models.loading import load_decoder
 from engine.parallel.followers import Followers
-from engine.parallel.group import Group, meeting_place
+from engine.parallel.group import Group
 from engine.runtime.make_runner import make_parallel_runner
 from tests.engine.oracle import finish, recorded_logits
+from tests.engine.ranks import logits_of, logits_of_ranks
 from tests.engine.test_parity import config
 from tests.tiny_models import make_tiny_model, tiny_model
 
 CPU = torch.device("cpu")
-TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+GPUS = torch.cuda.device_count()
+WITHOUT_GPU = pytest.mark.skipif(GPUS > 0, reason="Triton interprets nothing where there is a GPU")
+TWO_GPUS = pytest.mark.skipif(GPUS < 2, reason="needs two CUDA devices")
 SECONDS = 30.0
 
 
@@ -47,7 +49,9 @@ def parallel_config(family: str, **changes: object) -> EngineConfig:
 
 @pytest.fixture
 def running() -> Iterator[Engine]:
-    with Engine(parallel_config("qwen2")) as engine:
+    if GPUS == 1:
+        pytest.skip("needs two CUDA devices, or none")
+    with Engine(parallel_config("qwen2", device="cuda" if GPUS else "cpu")) as engine:
         yield engine
 
 
@@ -67,22 +71,6 @@ def eventually(holds: Callable[[], bool]) -> bool:
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
-class Causal:
-    """Attention of tokens that have nothing before them, which are not rotated either."""
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (part.transpose(0, 1) for part in (q, k, v))
-        return attend(q, k, v, scale=q.shape[-1] ** -0.5, causal=True)[0].transpose(0, 1)
-
-
-@torch.inference_mode()
-def logits_of_rank(folder: Path, port: int, store: object, rank: int, size: int) -> Tensor:
-    group = Group(store or meeting_place(size, port), rank, size, CPU)  # type: ignore[arg-type]
-    decoder, _ = load_shard(group, None, folder, torch.float32)
-    ids = torch.arange(7)
-    return decoder.logits(decoder.forward(ids, ids, Causal()))
-
-
 @pytest.mark.parametrize(
     ("family", "size", "changes"),
     [
@@ -92,21 +80,12 @@ def logits_of_rank(folder: Path, port: int, store: object, rank: int, size: int)
     ],
 )
 def test_all_ranks_get_the_logits_of_the_whole_model(
-    tmp_path: Path, family: str, size: int, changes: dict[str, object]
+    tmp_path: Path, family: str, size: int, changes: dict[str, Any]
 ) -> None:
     folder = make_tiny_model(family, tmp_path, **changes)
-    ids = torch.arange(7)
-    with torch.inference_mode():
-        whole = load_decoder(folder, device=CPU, dtype=torch.float32)
-        expected = whole.logits(whole.forward(ids, ids, Causal()))
-    store = meeting_place(size)
-    with ThreadPoolExecutor(size) as threads:
-        ranks = [
-            threads.submit(logits_of_rank, folder, store.port, None if rank else store, rank, size)
-            for rank in range(size)
-        ]
-        for found in (rank.result() for rank in ranks):
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    expected = logits_of(load_decoder(folder, device=CPU, dtype=torch.float32))
+    for found in logits_of_ranks(partial(load_shard, folder=folder, dtype=torch.float32), size):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def answers(settings: EngineConfig) -> list[tuple[str, Tensor]]:
@@ -123,7 +102,7 @@ def answers(settings: EngineConfig) -> list[tuple[str, Tensor]]:
         )
         for change in changes:
             change()
-            params = SamplingParams(max_tokens=3)
+            params = SamplingParams(max_tokens=2)
             with recorded_logits(engine, params) as recorded:
                 done = finish(context.chat("y?", params, fidelity="instant"))
             found.append((done.text, torch.stack([logits.cpu() for logits in recorded])))
@@ -137,6 +116,7 @@ def assert_same(found: list[tuple[str, Tensor]], expected: list[tuple[str, Tenso
         torch.testing.assert_close(logits, expected_logits, atol=tolerance, rtol=tolerance)
 
 
+@WITHOUT_GPU
 @pytest.mark.parametrize(("family", "graphs"), [("qwen2", ()), ("qwen3", (1, 16))])
 def test_a_history_gets_the_same_answers_from_two_processes(
     family: str, graphs: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -150,8 +130,7 @@ def test_a_history_gets_the_same_answers_from_two_processes(
 
 @pytest.mark.gpu
 @TWO_GPUS
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("family", "dtype"), [("qwen2", "float32"), ("qwen3", "bfloat16")])
 def test_a_history_gets_the_same_answers_from_two_gpus(family: str, dtype: str) -> None:
     settings = parallel_config(family, device="cuda", dtype=dtype)
     found = answers(settings)
@@ -161,6 +140,15 @@ def test_a_history_gets_the_same_answers_from_two_gpus(family: str, dtype: str) 
     for (_, logits), (_, expected_logits) in zip(found, expected, strict=True):
         # the first token's: after that, rounding may have chosen others
         assert (logits[0] - expected_logits[0]).norm() <= 0.05 * expected_logits[0].norm()
+
+
+@pytest.mark.gpu
+@TWO_GPUS
+def test_an_engine_may_have_another_gpu_than_the_first() -> None:
+    settings = config(tiny_model("qwen2"), attention="triton", refine=False)
+    expected = answers(dataclasses.replace(settings, device="cuda:0"))
+    assert_same(answers(dataclasses.replace(settings, device="cuda:1")), expected, 1e-3)
+    assert torch.cuda.current_device() == 0
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------
@@ -187,10 +175,11 @@ def test_a_process_that_no_longer_answers_is_not_waited_for(running: Engine) -> 
     followers = followers_of(running)
     os.kill(followers._processes[0].pid, signal.SIGSTOP)
     with pytest.raises(EngineError, match="no longer keep step"), followers.together(limit=0.5):
-        followers.group.sum_(torch.ones(1))
+        followers.group.sum_(torch.ones(1, device=followers.group.device))
     assert followers._processes[0].wait(SECONDS) == -signal.SIGKILL
 
 
+@WITHOUT_GPU
 def test_processes_end_when_the_engine_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "serve.py"
     script.write_text(
@@ -221,6 +210,7 @@ def alive(pid: int) -> bool:
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
+@WITHOUT_GPU
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
