@@ -20,12 +20,12 @@ from engine.models.decoder_config import read_decoder_config
 from engine.models.language_model import LanguageModel
 from engine.models.load import load_language_model, load_shard
 from engine.models.resolve import resolve_model
-from engine.parallel.group import Group
 from engine.parallel.shard import Shard
 from engine.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from engine.parallel.followers import Followers
+    from engine.parallel.group import Group
     from engine.parallel.messages import LoadShard
 
 Progress = Callable[[str, float | None], None]

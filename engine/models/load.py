@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +14,9 @@ from engine.models.language_model import LanguageModel
 from engine.models.loading import load_decoder, model_fingerprint
 from engine.models.progress import Progress
 from engine.models.proof import check_moving
-from engine.parallel.group import Group
+
+if TYPE_CHECKING:
+    from engine.parallel.group import Group
 
 
 def load_language_model(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,9 +20,11 @@ from engine.models.decoder import Decoder, DecoderWeights, LayerWeights
 from engine.models.decoder_config import DecoderConfig, read_decoder_config
 from engine.models.decoder_ops import choose_ops
 from engine.models.progress import Progress, silent
-from engine.parallel.group import Group
 from engine.parallel.ops import ParallelOps
 from engine.parallel.shard import WHOLE, Shard
+
+if TYPE_CHECKING:
+    from engine.parallel.group import Group
 
 _EMBEDDING, _HEAD, _NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 

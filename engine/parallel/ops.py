@@ -5,11 +5,15 @@ Two sums per layer, where heads and where the MLP's inner columns come together.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from engine.models.decoder_ops import DecoderOps
-from engine.parallel.group import Group
+
+if TYPE_CHECKING:
+    from engine.parallel.group import Group
 
 
 class ParallelOps:
