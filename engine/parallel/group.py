@@ -50,7 +50,7 @@ class Group:
 
         All ranks get the same numbers, to the last bit. On CUDA it does not wait, and can be captured in a graph.
         """
-        self._backend.allreduce([tensor], self._sum).wait()
+        _finish(self._backend.allreduce([tensor], self._sum))
 
     def least(self, number: int) -> int:
         """The least of the ranks' numbers."""
@@ -58,7 +58,7 @@ class Group:
         options = AllreduceOptions()
         options.reduceOp = ReduceOp(ReduceOp.MIN)
         options.asyncOp = False
-        self._backend.allreduce([found], options).wait()
+        _finish(self._backend.allreduce([found], options))
         return int(found.item())
 
     def same(self, number: int) -> bool:
@@ -100,3 +100,9 @@ def _nccl(store: Store, rank: int, size: int) -> Any:
     options = distributed.ProcessGroupNCCL.Options()
     options._timeout = _LONGEST
     return distributed.ProcessGroupNCCL(store, rank, size, options)
+
+
+def _finish(work: Any | None) -> None:
+    """NCCL hands nothing back where what follows on the stream waits in any case."""
+    if work is not None:
+        work.wait()
