@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from benchmarks.decode_engine import decode_rows, with_room
+from benchmarks.decode_engine import decode_rows
 from benchmarks.decode_report import ONE, Row
 from benchmarks.drawing import pyplot_for, save
 from benchmarks.options import add_engine_options, engine_config, positive
@@ -30,6 +30,9 @@ from engine.config import EngineConfig
 from engine.device import choose_devices, choose_dtype
 from engine.model import LoadedModel, equip, equip_shards
 from engine.tokenizer import Tokenizer
+
+_ROOM = 16 * 1024
+"""Tokens of KV besides; less than `benchmarks.decode` has, as a model may nearly fill its GPUs."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def run(config: EngineConfig, shape: str, sizes: Sequence[int], contexts: Sequen
     files = all_files()
     texts = Texts(make_tokenizer([file.text for file in files], SHAPES[shape]["vocab_size"]), files)
     device = choose_devices(config)[0]
-    rows = tuple(_rows(with_room(config, contexts), shape, sizes, texts, contexts, tokens))
+    config = replace(config, kv_cache_tokens=3 * max(contexts) + _ROOM)
+    rows = tuple(_rows(config, shape, sizes, texts, contexts, tokens))
     return Report(f"Decoding with {shape} on several GPUs", machine.describe(device), rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import distributed
 
 from engine.config import EngineConfig
 from engine.errors import InvalidRequestError
@@ -45,6 +46,8 @@ def choose_devices(config: EngineConfig) -> list[torch.device]:
             f"tensor_parallel_size {size} takes the first {size} GPUs, not {config.device}: set device to cuda, and "
             "CUDA_VISIBLE_DEVICES to those that it shall take"
         )
+    if not (distributed.is_available() and distributed.is_nccl_available()):
+        raise InvalidRequestError(f"tensor_parallel_size {size} needs NCCL, and this build of torch lacks it")
     if (found := torch.cuda.device_count()) < size:
         raise InvalidRequestError(f"tensor_parallel_size {size} needs as many GPUs; here are {found}")
     return [torch.device("cuda", rank) for rank in range(size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ class Engine:
         self._runner = self._made_runner(model, progress)
         self._worker = Worker(state.scheduler, self._runner, Sampler(), forecast, state.changed, self._speculation)
         self._worker.start()
+        if model.followers is not None:
+            atexit.register(self.close)  # NCCL waits for captured graphs, so they must go in the right order
 
     def _made_runner(self, model: LoadedModel, progress: Progress | None) -> Runner:
         try:
@@ -251,6 +254,7 @@ class Engine:
             self._state.scheduler.drop_all(EngineBusyError("The engine has stopped."))
             self._state.changed.notify_all()
         self._worker.stop()
+        atexit.unregister(self.close)
         self._runner.close()
         self._end_own_model()
         if self._speed_file is not None and self._state.forecast.observations:

@@ -38,8 +38,7 @@ class Group:
         self.rank, self.size, self.device = rank, size, device
         self._backend: Any = _nccl(store, rank, size) if device.type == "cuda" else _gloo(store, rank, size)
         self._aborted = False
-        self._sum = AllreduceOptions()
-        self._sum.asyncOp = False  # on the current stream, without a detour over one of NCCL's own
+        self._sum, self._least = _options(ReduceOp.SUM), _options(ReduceOp.MIN)
 
     @property
     def shard(self) -> Shard:
@@ -50,16 +49,18 @@ class Group:
 
         All ranks get the same numbers, to the last bit. On CUDA it does not wait, and can be captured in a graph.
         """
-        _finish(self._backend.allreduce([tensor], self._sum))
+        self._reduce_(tensor, self._sum)
 
     def least(self, number: int) -> int:
         """The least of the ranks' numbers."""
         found = torch.tensor([number], dtype=torch.int64, device=self.device)
-        options = AllreduceOptions()
-        options.reduceOp = ReduceOp(ReduceOp.MIN)
-        options.asyncOp = False
-        _finish(self._backend.allreduce([found], options))
+        self._reduce_(found, self._least)
         return int(found.item())
+
+    def _reduce_(self, tensor: Tensor, options: AllreduceOptions) -> None:
+        work = self._backend.allreduce([tensor], options)
+        if work is not None:  # a backend that leaves waiting to the caller
+            work.wait()
 
     def same(self, number: int) -> bool:
         """Whether all ranks have the same number."""
@@ -73,6 +74,13 @@ class Group:
             thread = threading.Thread(target=self._backend.abort, name="ctx-engine-abort", daemon=True)
             thread.start()
             thread.join(_PATIENCE)
+
+
+def _options(operation: ReduceOp.RedOpType) -> AllreduceOptions:
+    options = AllreduceOptions()
+    options.reduceOp = ReduceOp(operation)
+    options.asyncOp = False  # on the current stream, without a detour over one of NCCL's own
+    return options
 
 
 def meeting_place(size: int, port: int | None = None) -> Any:
@@ -100,9 +108,3 @@ def _nccl(store: Store, rank: int, size: int) -> Any:
     options = distributed.ProcessGroupNCCL.Options()
     options._timeout = _LONGEST
     return distributed.ProcessGroupNCCL(store, rank, size, options)
-
-
-def _finish(work: Any | None) -> None:
-    """NCCL hands nothing back where what follows on the stream waits in any case."""
-    if work is not None:
-        work.wait()
