@@ -26,7 +26,7 @@ class Models:
 
     def another(self, config: EngineConfig) -> LoadedModel:
         """The engine's weights once more, with KV of its own."""
-        return equip(config, self.engine.decoder, self.engine.tokenizer, self.engine.fingerprint)
+        return equip(config, self.engine.decoder, self.engine.tokenizer, self.engine.model_fingerprint)
 
 
 def load(config: EngineConfig) -> Models:

@@ -6,7 +6,7 @@ import argparse
 from typing import get_args
 
 from benchmarks.random_model import SHAPES
-from engine.config import Attention, EngineConfig
+from engine.config import Attention, EngineConfig, KVDType
 
 
 def add_engine_options(parser: argparse.ArgumentParser, *, dtype: str = "auto") -> None:
@@ -14,6 +14,7 @@ def add_engine_options(parser: argparse.ArgumentParser, *, dtype: str = "auto") 
     parser.add_argument("--model", default="smollm2-135m", help="catalogue name, folder, GGUF or hub repository")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--dtype", default=dtype, choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--kv-dtype", default="auto", choices=get_args(KVDType), help="of KV alone")
     parser.add_argument("--attention", default="auto", choices=get_args(Attention), help="what attends")
     parser.add_argument("--tensor-parallel-size", type=positive, default=1, help="GPUs that share the model")
     parser.add_argument("--threads", type=positive, help="CPU threads of torch")
@@ -31,6 +32,7 @@ def engine_config(given: argparse.Namespace) -> EngineConfig:
         model=given.model,
         device=given.device,
         dtype=given.dtype,
+        kv_dtype=given.kv_dtype,
         attention=given.attention,
         tensor_parallel_size=given.tensor_parallel_size,
         threads=given.threads,

@@ -136,6 +136,7 @@ class EngineProcess:
             "--model": runtime_file.absolute_model(self._config.model),
             "--device": self._config.device,
             "--dtype": self._config.dtype,
+            "--kv-dtype": self._config.kv_dtype,
             "--kv-cache-tokens": self._config.kv_cache_tokens,
             "--max-context": self._config.max_context,
             "--threads": self._config.threads,

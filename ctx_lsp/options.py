@@ -41,7 +41,7 @@ def parse_options(value: Any) -> ParsedOptions:
 
 def engine_config(options: InitializationOptions) -> EngineConfig:
     """The engine these options ask for. Raises WireError for values out of range."""
-    names = ("model", "device", "dtype", "max_context", "kv_cache_tokens", "threads")
+    names = ("model", "device", "dtype", "kv_dtype", "max_context", "kv_cache_tokens", "threads")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     try:
         return EngineConfig(**given)

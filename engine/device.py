@@ -9,6 +9,7 @@ from torch import distributed
 
 from engine.config import EngineConfig
 from engine.errors import InvalidRequestError
+from engine.kv.pool import SCALED_DTYPE
 
 _CPU_SHARE = 0.25
 _CPU_MOST = 2 << 30
@@ -63,6 +64,11 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16 if _native_bfloat16(device) else torch.float32
     return torch.float32 if config.dtype == "float32" else torch.bfloat16
+
+
+def choose_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
+    """What KV is kept as where the model computes in `dtype`."""
+    return SCALED_DTYPE if config.kv_dtype == "fp8" else dtype
 
 
 def _native_bfloat16(device: torch.device) -> bool:

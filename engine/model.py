@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,9 +14,9 @@ import torch
 from engine.attention.base import AttentionBackend
 from engine.attention.choose import check_backend, make_attention
 from engine.config import EngineConfig
-from engine.device import choose_devices, choose_dtype, choose_num_blocks, on_device, processors
+from engine.device import choose_devices, choose_dtype, choose_kv_dtype, choose_num_blocks, on_device, processors
 from engine.errors import InvalidRequestError, UnsupportedModelError
-from engine.kv.pool import KVPool
+from engine.kv.pool import KVPool, bytes_per_token
 from engine.models.decoder_config import read_decoder_config
 from engine.models.language_model import LanguageModel
 from engine.models.load import load_language_model, load_shard
@@ -33,16 +34,19 @@ Progress = Callable[[str, float | None], None]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What an engine computes with; `fingerprint` (32 bytes) begins every prefix hash, `max_context` is in tokens.
+    """What an engine computes with.
 
-    With `followers`, other processes hold the other shards of its weights and KV; without, it is all here.
+    Attributes:
+        model_fingerprint: 32 bytes that tell the model, its weights and its dtype from all others.
+        max_context: longest prompt plus answer, tokens.
+        followers: other processes that hold the other shards of its weights and KV; without, it is all here.
     """
 
     decoder: LanguageModel
     tokenizer: Tokenizer
     pool: KVPool
     attention: AttentionBackend
-    fingerprint: bytes
+    model_fingerprint: bytes
     device: torch.device
     dtype: torch.dtype
     max_context: int
@@ -52,6 +56,13 @@ class LoadedModel:
         """End the processes that belong to it, if any; it can't compute any more then. Idempotent."""
         if self.followers is not None:
             self.followers.close()
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Begins every prefix hash: 32 bytes that differ wherever KV does, so also with what it is kept as."""
+        if not self.pool.scaled:
+            return self.model_fingerprint
+        return hashlib.sha256(self.model_fingerprint + str(self.pool.keys[0].dtype).encode()).digest()
 
     @property
     def exact_only(self) -> str | None:
@@ -130,7 +141,10 @@ def equip(
     fingerprint: bytes,
     group: Group | None = None,
 ) -> LoadedModel:
-    """A decoder with all that an engine needs beside it: KV and attention of its own. Several may share one decoder."""
+    """A decoder with all that an engine needs beside it: KV and attention of its own. Several may share one decoder.
+
+    `fingerprint` is the model's, whatever its KV is kept as.
+    """
     pool, attention = make_kv(config, decoder, group)
     longest = min(config.max_context or decoder.max_position, decoder.max_position)
     return LoadedModel(
@@ -138,7 +152,7 @@ def equip(
         tokenizer=tokenizer,
         pool=pool,
         attention=attention,
-        fingerprint=fingerprint,
+        model_fingerprint=fingerprint,
         device=decoder.device,
         dtype=decoder.dtype,
         max_context=min(longest, pool.slots),
@@ -155,12 +169,12 @@ def make_kv(
     """
     device, dtype = decoder.device, decoder.dtype
     heads = [(layer.num_kv_heads, layer.head_dim) for layer in decoder.layers]
-    bytes_per_token = 2 * sum(kv_heads * head_dim for kv_heads, head_dim in heads) * dtype.itemsize
+    kv_dtype = choose_kv_dtype(config, dtype)
     longest = min(config.max_context or decoder.max_position, decoder.max_position)
-    num_blocks = choose_num_blocks(config, device, bytes_per_token, longest)
+    num_blocks = choose_num_blocks(config, device, bytes_per_token(heads, kv_dtype), longest)
     if group is not None:
         num_blocks = group.least(num_blocks)
         if not group.same(processors(device)):
             raise InvalidRequestError("tensor_parallel_size needs GPUs of one kind: choose by CUDA_VISIBLE_DEVICES")
-    pool = KVPool(heads, num_blocks, config.block_size, dtype=dtype, device=device)
+    pool = KVPool(heads, num_blocks, config.block_size, dtype=kv_dtype, device=device)
     return pool, make_attention(config, pool, decoder)

@@ -16,7 +16,7 @@ FOLDER_VARIABLE = "CTX_LSP_SPEED_DIR"
 
 
 def speed_file(model: LoadedModel) -> Path | None:
-    """The file for this model, devices, dtype and number of threads; None where no folder for it can be found."""
+    """The file for this model, devices, dtypes and number of threads; None where no folder for it can be found."""
     cuda = model.device.type == "cuda"
     device = torch.cuda.get_device_name(model.device) if cuda else f"{platform.machine()} {torch.get_num_threads()}"
     if model.followers is not None:

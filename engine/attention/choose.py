@@ -31,6 +31,9 @@ than others do, and is not captured in graphs, so an answer's steps are not for 
 _LARGE = 1024
 """New tokens of the largest where slices are sized by speed: a fast device computes as many while others wait."""
 
+_FP8_CAPABILITY = (8, 9)
+"""From which on Triton's kernels can read and write float8 e4m3."""
+
 _CLEARLY = 0.95
 """The share of its rival's time within which flash must stay, for a choice that noise doesn't make."""
 
@@ -69,6 +72,8 @@ def check_backend(config: EngineConfig, device: torch.device) -> None:
         if name not in ("auto", "triton"):
             raise InvalidRequestError(f"tensor_parallel_size needs attention 'triton', not {name!r}")
         name = "triton"
+    if config.kv_dtype == "fp8":
+        _check_fp8(name, device)
     if name in ("auto", "torch"):
         return
     if name == "triton" and not _has_triton():
@@ -78,6 +83,18 @@ def check_backend(config: EngineConfig, device: torch.device) -> None:
     interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         raise InvalidRequestError(f"attention {name!r} needs a CUDA device, and this engine computes on {device}")
+
+
+def _check_fp8(name: str, device: torch.device) -> None:
+    if name == "flash":
+        raise InvalidRequestError("attention 'flash' can't read KV in fp8; 'auto' takes another backend")
+    if name == "torch" or device.type != "cuda" or not _has_triton():
+        return
+    found = torch.cuda.get_device_capability(device)
+    if found < _FP8_CAPABILITY:
+        needed = ".".join(map(str, _FP8_CAPABILITY))
+        has = ".".join(map(str, found))
+        raise InvalidRequestError(f"kv_dtype 'fp8' needs compute capability {needed} or more, and {device} has {has}")
 
 
 def _has_triton() -> bool:

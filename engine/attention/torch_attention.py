@@ -112,7 +112,8 @@ class TorchAttention(AttentionBackend):
         rotary = self._layers[layer].rotary
         if rotary is not None:
             k = self._key_rotations[rotary].apply(k)
-        self._pool.write(layer, self._slots, k, v)
+        # as the pool keeps them, so that it makes no difference which tokens a step happens to bring together
+        k, v = self._pool.write(layer, self._slots, k, v)
         return torch.cat([self._attend_row(layer, row, q, k, v) for row in self._rows])
 
     def _attend_row(self, layer: int, row: _RowPlan, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

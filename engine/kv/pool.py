@@ -49,18 +49,19 @@ class KVPool:
         """Scales of keys and of values, float32 [kv_heads, slots]; without meaning unless the pool is scaled."""
         return self._key_scales[layer], self._value_scales[layer]
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store `keys` (rotated) and `values`, each [T, kv_heads, head_dim], in `slots`, int64 [T]."""
-        pairs = zip((self.keys[layer], self.values[layer]), self.scales(layer), (keys, values), strict=True)
-        for cache, scales, new in pairs:
-            numbers = new.transpose(0, 1)
-            if self.scaled:
-                scale = (numbers.float().abs().amax(-1) / self.largest).clamp_min(1e-12)
-                scales.index_copy_(1, slots, scale)
-                numbers = (numbers.float() / scale[..., None]).to(cache.dtype).view(torch.uint8)
-                cache = cache.view(torch.uint8)  # torch copies no float8 by index
-            cache.index_copy_(1, slots, numbers)
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store `keys` (rotated) and `values`, each [T, kv_heads, head_dim], in `slots`, int64 [T].
+
+        Returns both as whoever reads them from here gets them, in the shape and dtype they came in.
+        """
         self.tokens_written += len(slots) if layer == 0 else 0
+        if self.scaled:
+            k_scales, v_scales = self.scales(layer)
+            stored_keys = _write_scaled(self.keys[layer], k_scales, slots, keys)
+            return stored_keys, _write_scaled(self.values[layer], v_scales, slots, values)
+        self.keys[layer].index_copy_(1, slots, keys.transpose(0, 1))
+        self.values[layer].index_copy_(1, slots, values.transpose(0, 1))
+        return keys, values
 
     def read(self, layer: int, slots: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values of consecutive slots, [kv_heads, n, head_dim]: views, or if the pool is scaled as `dtype`."""
@@ -69,3 +70,22 @@ class KVPool:
             return k, v
         k_scales, v_scales = (scales[:, slots, None] for scales in self.scales(layer))
         return (k.float() * k_scales).to(dtype), (v.float() * v_scales).to(dtype)
+
+
+def bytes_per_token(heads: Sequence[tuple[int, int]], dtype: torch.dtype) -> int:
+    """What a token takes in a pool of these (kv_heads, head_dim) and dtype, its scales included."""
+    scale = torch.float32.itemsize if dtype == SCALED_DTYPE else 0
+    return 2 * sum(kv_heads * (head_dim * dtype.itemsize + scale) for kv_heads, head_dim in heads)
+
+
+def _write_scaled(cache: Tensor, scales: Tensor, slots: Tensor, new: Tensor) -> Tensor:
+    """Store `new` [T, kv_heads, head_dim] in a float8 cache, each token's head divided by a scale of its own.
+
+    Returns what can be read of it then.
+    """
+    numbers = new.transpose(0, 1).float()
+    scale = (numbers.abs().amax(-1) / torch.finfo(cache.dtype).max).clamp_min(1e-12)
+    rounded = (numbers / scale[..., None]).to(cache.dtype)
+    scales.index_copy_(1, slots, scale)
+    cache.view(torch.uint8).index_copy_(1, slots, rounded.view(torch.uint8))  # torch copies no float8 by index
+    return (rounded.float() * scale[..., None]).to(new.dtype).transpose(0, 1)

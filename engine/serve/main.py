@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from engine import __version__
-from engine.config import DEFAULT_MODEL, Attention, EngineConfig
+from engine.config import DEFAULT_MODEL, Attention, EngineConfig, KVDType
 from engine.errors import InvalidRequestError
 from engine.serve import runtime_file
 from engine.serve.claim import Claim, ClaimError, claim
@@ -116,6 +116,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         model=runtime_file.absolute_model(options.model),
         device=options.device,
         dtype=options.dtype,
+        kv_dtype=options.kv_dtype,
         attention=options.attention,
         tensor_parallel_size=options.tensor_parallel_size,
         kv_cache_tokens=options.kv_cache_tokens,
@@ -149,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default=DEFAULT_MODEL, help="catalogue name, folder, or GGUF file (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of weights and KV")
+    add("--kv-dtype", default="auto", choices=get_args(KVDType), help="of KV alone (default: the model's)")
     add("--attention", default="auto", choices=get_args(Attention), help="what attends (default: %(default)s)")
     add(
         "--tensor-parallel-size",

@@ -9,6 +9,7 @@ from torch import Tensor
 from engine import Engine, SamplingParams
 from engine.attention.dense import _attend_plain, attend
 from tests.engine.oracle import Oracle, finish, recorded_logits
+from tests.engine.test_kv_dtype import ask
 from tests.engine.test_parity import FILES, config
 from tests.tiny_models import ADAPTED, tiny_model
 
@@ -56,6 +57,21 @@ def test_logits_after_a_history_are_as_close_to_float32_as_transformers_own(fami
     theirs = Oracle(folder, dtype=getattr(torch, dtype), device="cuda").logits(ids)[-1].cpu()
     # small random models make much of every rounding, so the bar is what transformers makes of it
     assert distance(recorded[0].cpu(), exact) <= max(1e-4, 1.5 * distance(theirs, exact))
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 5e-3), ("bfloat16", 0.1)])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_with_kv_in_fp8_an_exact_answer_after_a_history_is_a_cold_runs(
+    family: str, dtype: str, rounding: float
+) -> None:
+    """As far as the model's own dtype says what that is: its roundings tip some of e4m3's."""
+    folder = tiny_model(family)
+    fp8 = {"device": "cuda", "dtype": dtype, "kv_dtype": "fp8"}
+    _, cold = ask(folder, history=False, **fp8)
+    _, warm = ask(folder, history=True, slice_tokens=17, **fp8)
+    _, unscaled = ask(folder, history=False, **(fp8 | {"kv_dtype": "auto"}))
+    assert distance(warm[0], cold[0]) < rounding
+    assert 0 < distance(cold[0], unscaled[0]) < 0.35
 
 
 def distance(logits: Tensor, exact: Tensor) -> float:

@@ -102,8 +102,11 @@ def test_long_rows_over_large_blocks(heads: int, block_size: int, dtype: torch.d
 
 def test_a_scaled_pool_loses_little() -> None:
     exact = outcome(SMALL_BLOCKS(TorchAttention))
-    for make in (TorchAttention, PARTED):
-        assert 1e-3 < distance(outcome(SMALL_BLOCKS(make, kv_dtype=torch.float8_e4m3fn)), exact) < 0.1
+    scaled = [outcome(SMALL_BLOCKS(make, kv_dtype=torch.float8_e4m3fn)) for make in (TorchAttention, PARTED)]
+    for each in scaled:
+        assert 1e-3 < distance(each, exact) < 0.1
+    # the interpreter forgets to carry: what should round up to a power of two becomes half of it
+    assert distance(*scaled) < (5e-3 if CUDA else 0.1)
 
 
 def outcome(trial: Trial) -> Tensor:

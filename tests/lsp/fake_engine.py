@@ -224,7 +224,7 @@ def end_with_the_test(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("model", "device", "dtype", "kv-cache-tokens", "max-context", "threads", "idle-timeout"):
+    for name in ("model", "device", "dtype", "kv-dtype", "kv-cache-tokens", "max-context", "threads", "idle-timeout"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--runtime-file", type=Path, required=True)
     options = parser.parse_args()

@@ -52,10 +52,12 @@ async def test_another_model_is_another_engine(driver: Driver, engine: EngineSet
 
 
 async def test_options_become_arguments(engine: EngineSetup) -> None:
-    config = EngineConfig(model="m", device="cpu", dtype="float32", kv_cache_tokens=7, max_context=5, threads=2)
+    config = EngineConfig(
+        model="m", device="cpu", dtype="float32", kv_dtype="fp8", kv_cache_tokens=7, max_context=5, threads=2
+    )
     command = EngineProcess(config, idle_timeout=1.5)._command()
-    assert command[-16:-2] == [
-        *("--model", "m", "--device", "cpu", "--dtype", "float32", "--kv-cache-tokens", "7"),
+    assert command[-18:-2] == [
+        *("--model", "m", "--device", "cpu", "--dtype", "float32", "--kv-dtype", "fp8", "--kv-cache-tokens", "7"),
         *("--max-context", "5", "--threads", "2", "--idle-timeout", "1.5"),
     ]
     assert Path(command[-1]).parent == engine.folder

@@ -147,6 +147,7 @@ def test_every_field_of_the_configuration_counts() -> None:
         "model": "another",
         "device": "cpu",
         "dtype": "float32",
+        "kv_dtype": "fp8",
         "attention": "torch",
         "tensor_parallel_size": 2,
         "kv_cache_tokens": 5,
