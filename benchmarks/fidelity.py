@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine
+from benchmarks.divergence import Divergence
 from benchmarks.fidelity_cases import CASES, Case
 from benchmarks.fidelity_memory import remember
 from benchmarks.fidelity_report import Report, Sample
@@ -102,17 +103,15 @@ def _ask_cold(reader: Reader, cold: Prefill, kind: str, text: str, answer_tokens
 
 
 def _compare(reader: Reader, prefill: Prefill, loaded: Loaded, case: Case, mode: str, asked: Asked) -> Sample:
-    logits = reader.logits(prefill, asked.ids)
-    right, mine = asked.logits.log_softmax(-1), logits.log_softmax(-1)
-    same = right.argmax(-1) == mine.argmax(-1)
+    found = Divergence.of(reader.logits(prefill, asked.ids), asked.logits, asked.answer)
     return Sample(
         set=loaded.set.package,
         case=case.name,
         mode=mode,
         question=asked.kind,
-        kl=float((right.exp() * (right - mine)).sum(-1).mean()),
-        top1=float(same.float().mean()),
-        same_answer=bool(same[-asked.answer - 1 :].all()),
+        kl=found.kl,
+        top1=found.top1,
+        same_answer=found.same_answer,
         computed=cost(prefill),
     )
 

@@ -106,7 +106,9 @@ def _add_model(group: Any) -> None:
     group.add_argument("--model", metavar="M", help="catalogue name, folder or GGUF file")
     group.add_argument("--device", help="auto, cpu, cuda, cuda:1…")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="of weights and KV")
-    group.add_argument("--kv-dtype", choices=("auto", "fp8"), help="of KV alone; fp8 takes half the memory")
+    group.add_argument(
+        "--kv-dtype", choices=("auto", "fp8", "int8"), help="of KV alone; fp8 and int8 take half the memory"
+    )
     group.add_argument("--max-context", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
     group.add_argument("--kv-cache-tokens", type=_positive, metavar="TOKENS", help="size of the KV pool")
     group.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")

@@ -41,7 +41,7 @@ class InitializationOptions:
     model: str | None = None  # catalogue name, folder of safetensors, or path of a GGUF file
     device: str | None = None  # auto, cpu, cuda, cuda:1, …
     dtype: Literal["auto", "float32", "bfloat16"] | None = None  # of weights and KV
-    kv_dtype: Literal["auto", "fp8"] | None = None  # of KV alone; auto is the model's
+    kv_dtype: Literal["auto", "fp8", "int8"] | None = None  # of KV alone; auto is the model's
     max_context: int | None = None  # longest prompt plus answer, tokens
     kv_cache_tokens: int | None = None  # size of the engine's KV pool, tokens
     threads: int | None = None  # CPU threads for tensor work

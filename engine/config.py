@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from engine.errors import InvalidRequestError
 
 DType = Literal["auto", "float32", "bfloat16"]
-KVDType = Literal["auto", "fp8"]
+KVDType = Literal["auto", "fp8", "int8"]
 Attention = Literal["auto", "torch", "triton", "flash"]
 Fidelity = Literal["exact", "auto", "instant"]
 Order = Literal["recency", "fixed"]
@@ -28,8 +28,8 @@ class EngineConfig:
         device: ``auto`` takes CUDA where there is one, else the CPU.
         dtype: of weights and KV. ``auto`` takes bfloat16 where the device multiplies it natively, else float32. A
             checkpoint with quantized weights keeps its own.
-        kv_dtype: of KV alone. ``auto`` takes the model's; ``fp8`` keeps it as float8 e4m3, a scale for each token and
-            head, in about half the memory of bfloat16. Answers differ a little, as docs/fidelity.md tells.
+        kv_dtype: of KV alone. ``auto`` takes the model's; ``fp8`` (float8 e4m3) and ``int8`` take about half the memory
+            of bfloat16, with a scale for each token and head. docs/fidelity.md tells what that costs.
         attention: which backend attends. ``auto`` takes ``torch`` on a CPU; on CUDA ``triton``, and ``flash`` for the
             steps of a prefill if that is found to be faster, where flash-attn is installed and fits the model.
         tensor_parallel_size: GPUs of this host that share each layer's weights and KV; a model of the Llama family, and
@@ -69,7 +69,7 @@ class EngineConfig:
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise InvalidRequestError(f"dtype must be auto, float32 or bfloat16, not {self.dtype!r}")
         if self.kv_dtype not in get_args(KVDType):
-            raise InvalidRequestError(f"kv_dtype must be auto or fp8, not {self.kv_dtype!r}")
+            raise InvalidRequestError(f"kv_dtype must be auto, fp8 or int8, not {self.kv_dtype!r}")
         if self.attention not in get_args(Attention):
             raise InvalidRequestError(f"attention must be auto, torch, triton or flash, not {self.attention!r}")
         for name in ("tensor_parallel_size", "block_size", "max_batch"):

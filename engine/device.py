@@ -9,7 +9,7 @@ from torch import distributed
 
 from engine.config import EngineConfig
 from engine.errors import InvalidRequestError
-from engine.kv.pool import SCALED_DTYPE
+from engine.kv.pool import SCALED_DTYPES
 
 _CPU_SHARE = 0.25
 _CPU_MOST = 2 << 30
@@ -68,7 +68,7 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
 
 def choose_kv_dtype(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
     """What KV is kept as where the model computes in `dtype`."""
-    return SCALED_DTYPE if config.kv_dtype == "fp8" else dtype
+    return SCALED_DTYPES.get(config.kv_dtype, dtype)
 
 
 def _native_bfloat16(device: torch.device) -> bool:

@@ -72,8 +72,10 @@ def check_backend(config: EngineConfig, device: torch.device) -> None:
         if name not in ("auto", "triton"):
             raise InvalidRequestError(f"tensor_parallel_size needs attention 'triton', not {name!r}")
         name = "triton"
-    if config.kv_dtype == "fp8":
-        _check_fp8(name, device)
+    if config.kv_dtype != "auto" and name == "flash":
+        raise InvalidRequestError(f"attention 'flash' can't read KV in {config.kv_dtype}; 'auto' takes another backend")
+    if config.kv_dtype == "fp8" and name != "torch" and device.type == "cuda" and _has_triton():
+        _check_fp8(device)
     if name in ("auto", "torch"):
         return
     if name == "triton" and not _has_triton():
@@ -85,16 +87,14 @@ def check_backend(config: EngineConfig, device: torch.device) -> None:
         raise InvalidRequestError(f"attention {name!r} needs a CUDA device, and this engine computes on {device}")
 
 
-def _check_fp8(name: str, device: torch.device) -> None:
-    if name == "flash":
-        raise InvalidRequestError("attention 'flash' can't read KV in fp8; 'auto' takes another backend")
-    if name == "torch" or device.type != "cuda" or not _has_triton():
-        return
+def _check_fp8(device: torch.device) -> None:
     found = torch.cuda.get_device_capability(device)
     if found < _FP8_CAPABILITY:
         needed = ".".join(map(str, _FP8_CAPABILITY))
         has = ".".join(map(str, found))
-        raise InvalidRequestError(f"kv_dtype 'fp8' needs compute capability {needed} or more, and {device} has {has}")
+        raise InvalidRequestError(
+            f"kv_dtype 'fp8' needs compute capability {needed} or more, and {device} has {has}; 'int8' will do"
+        )
 
 
 def _has_triton() -> bool:

@@ -252,6 +252,7 @@ class TritonAttention(AttentionBackend):
             ROTATE=spec.rotary is not None,
             SCALED=pool.scaled,
             LARGEST=pool.largest,
+            WHOLE=not pool.keys[layer].dtype.is_floating_point,
             num_warps=1 if block_t == 1 else 4,
         )
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SCALED_DTYPE = torch.float8_e4m3fn
+SCALED_DTYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+"""What KV can be kept as in a byte per number, by the names that `EngineConfig.kv_dtype` has for it."""
 
 
 class KVPool:
@@ -16,7 +17,7 @@ class KVPool:
     Attributes:
         keys, values: per layer a tensor [kv_heads, num_blocks · block_size, head_dim]; heads and their size may differ
             from layer to layer. Heads come first, so that a run of slots is a view whose rows lie together.
-        scaled: they are float8, and each token's head has a scale that its numbers are to be multiplied with.
+        scaled: they have 8 bits, and each token's head has a scale that its numbers are to be multiplied with.
         largest: the largest number that such a scaled one may be.
         tokens_written: how many tokens' KV was ever written; re-arranging a composition must not raise it.
     """
@@ -30,14 +31,14 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """`heads` has kv_heads and head_dim of each layer; `dtype` is the model's, or float8_e4m3fn."""
+        """`heads` has kv_heads and head_dim of each layer; `dtype` is the model's, or one of `SCALED_DTYPES`."""
         self.slots = num_blocks * block_size
         shapes = [(kv_heads, self.slots, head_dim) for kv_heads, head_dim in heads]
         # torch.empty leaves the pages of a CPU pool untouched until they are used
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
-        self.scaled = dtype == SCALED_DTYPE
-        self.largest = torch.finfo(dtype).max
+        self.scaled = dtype in SCALED_DTYPES.values()
+        self.largest = _largest(dtype)
         of_scales = [shape[:2] if self.scaled else (1, 1) for shape in shapes]
         self._key_scales = [torch.empty(shape, dtype=torch.float32, device=device) for shape in of_scales]
         self._value_scales = [torch.empty(shape, dtype=torch.float32, device=device) for shape in of_scales]
@@ -74,18 +75,26 @@ class KVPool:
 
 def bytes_per_token(heads: Sequence[tuple[int, int]], dtype: torch.dtype) -> int:
     """What a token takes in a pool of these (kv_heads, head_dim) and dtype, its scales included."""
-    scale = torch.float32.itemsize if dtype == SCALED_DTYPE else 0
+    scale = torch.float32.itemsize if dtype in SCALED_DTYPES.values() else 0
     return 2 * sum(kv_heads * (head_dim * dtype.itemsize + scale) for kv_heads, head_dim in heads)
 
 
+def _largest(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max
+
+
+def _rounded(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    return numbers.to(dtype) if dtype.is_floating_point else numbers.add(0.5).floor().to(dtype)
+
+
 def _write_scaled(cache: Tensor, scales: Tensor, slots: Tensor, new: Tensor) -> Tensor:
-    """Store `new` [T, kv_heads, head_dim] in a float8 cache, each token's head divided by a scale of its own.
+    """Store `new` [T, kv_heads, head_dim] in a cache of 8 bits, each token's head divided by a scale of its own.
 
     Returns what can be read of it then.
     """
     numbers = new.transpose(0, 1).float()
-    scale = (numbers.abs().amax(-1) / torch.finfo(cache.dtype).max).clamp_min(1e-12)
-    rounded = (numbers / scale[..., None]).to(cache.dtype)
+    scale = (numbers.abs().amax(-1) / _largest(cache.dtype)).clamp_min(1e-12)
+    rounded = _rounded(numbers / scale[..., None], cache.dtype)
     scales.index_copy_(1, slots, scale)
     cache.view(torch.uint8).index_copy_(1, slots, rounded.view(torch.uint8))  # torch copies no float8 by index
     return (rounded.float() * scale[..., None]).to(new.dtype).transpose(0, 1)

@@ -82,7 +82,8 @@ class Bench:
         dtype = trial.kv_dtype or trial.dtype
         self.pool = KVPool(heads, trial.num_blocks, trial.block_size, dtype=dtype, device=trial.device)
         for cache in (*self.pool.keys, *self.pool.values):
-            cache.fill_(float("nan"))  # reading a slot that was never written shows
+            if cache.dtype.is_floating_point:
+                cache.fill_(float("nan"))  # reading a slot that was never written shows
         self.blocks = BlockManager(trial.num_blocks)
         for block in self.blocks.allocate(trial.num_blocks):
             if self.random.random() < 0.7:

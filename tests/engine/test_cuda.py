@@ -61,15 +61,16 @@ def test_logits_after_a_history_are_as_close_to_float32_as_transformers_own(fami
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("float32", 5e-3), ("bfloat16", 0.1)])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_with_kv_in_fp8_an_exact_answer_after_a_history_is_a_cold_runs(
-    family: str, dtype: str, rounding: float
+@pytest.mark.parametrize("kv_dtype", ["fp8", "int8"])
+def test_with_kv_in_8_bits_an_exact_answer_after_a_history_is_a_cold_runs(
+    family: str, kv_dtype: str, dtype: str, rounding: float
 ) -> None:
-    """As far as the model's own dtype says what that is: its roundings tip some of e4m3's."""
+    """As far as the model's own dtype says what that is: its roundings tip some of the pool's."""
     folder = tiny_model(family)
-    fp8 = {"device": "cuda", "dtype": dtype, "kv_dtype": "fp8"}
-    _, cold = ask(folder, history=False, **fp8)
-    _, warm = ask(folder, history=True, slice_tokens=17, **fp8)
-    _, unscaled = ask(folder, history=False, **(fp8 | {"kv_dtype": "auto"}))
+    on_cuda = {"device": "cuda", "dtype": dtype}
+    _, cold = ask(folder, history=False, kv_dtype=kv_dtype, **on_cuda)
+    _, warm = ask(folder, history=True, kv_dtype=kv_dtype, slice_tokens=17, **on_cuda)
+    _, unscaled = ask(folder, history=False, **on_cuda)
     assert distance(warm[0], cold[0]) < rounding
     assert 0 < distance(cold[0], unscaled[0]) < 0.35
 

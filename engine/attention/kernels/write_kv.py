@@ -35,11 +35,13 @@ def write_kv_kernel(
     ROTATE: tl.constexpr,
     SCALED: tl.constexpr,
     LARGEST: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):
     """BLOCK_T tokens (program 0) of one KV head (1).
 
     k, v [T, kv_heads, DIM] with strides; pools [kv_heads, slots, DIM]; if SCALED a token's numbers are divided by a
-    scale of their own, float32 [kv_heads, slots], that makes the largest LARGEST. Negative slots are left out.
+    scale of their own, float32 [kv_heads, slots], that makes the largest LARGEST, and rounded
+    to the nearest whole number if WHOLE. Negative slots are left out.
     """
     head = tl.program_id(1)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -70,6 +72,9 @@ def write_kv_kernel(
         tl.store(v_scale_ptr + rows, v_scale, mask=written)
         keys = keys.to(tl.float32) / k_scale[:, None]
         values = values.to(tl.float32) / v_scale[:, None]
+    if WHOLE:
+        keys = tl.floor(keys + 0.5)
+        values = tl.floor(values + 0.5)
     places = rows[:, None] * DIM + dim[None, :]
     tl.store(k_pool_ptr + places, keys.to(k_pool_ptr.dtype.element_ty), mask=both)
     tl.store(v_pool_ptr + places, values.to(v_pool_ptr.dtype.element_ty), mask=both)
