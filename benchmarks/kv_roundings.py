@@ -53,7 +53,7 @@ def int8(x: Tensor) -> Tensor:
 
 def int8_by_channel(x: Tensor) -> Tensor:
     """The same with a scale for each channel of a few tokens, which have to be known together."""
-    return torch.cat([_by_channel(part) for part in x.split(_GROUP)])
+    return torch.cat([_by_channel(part) for part in torch.split(x, _GROUP)])
 
 
 def _by_channel(x: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ def test_a_failed_engine_makes_room_for_the_next(folder: Path) -> None:
     "arguments",
     [
         ["--dtype", "int8"],
-        ["--kv-dtype", "int8"],
+        ["--kv-dtype", "int4"],
         ["--attention", "mine"],
         ["--idle-timeout", "-1"],
         ["--idle-timeout", "nan"],
