@@ -103,11 +103,12 @@ def test_long_rows_over_large_blocks(heads: int, block_size: int, dtype: torch.d
 @pytest.mark.parametrize(("kv_dtype", "least", "most"), [(torch.float8_e4m3fn, 1e-3, 0.1), (torch.int8, 1e-4, 0.02)])
 def test_a_scaled_pool_loses_little(kv_dtype: torch.dtype, least: float, most: float) -> None:
     exact = outcome(SMALL_BLOCKS(TorchAttention))
-    scaled = [outcome(SMALL_BLOCKS(make, kv_dtype=kv_dtype)) for make in (TorchAttention, PARTED)]
+    scaled = [outcome(SMALL_BLOCKS(make, kv_dtype=kv_dtype)) for make in (TorchAttention, PARTED, COPIED)]
+    # the interpreter forgets to carry: what should round up to a power of two becomes half of it in float8
+    rounding = 5e-3 if CUDA or kv_dtype == torch.int8 else most
     for each in scaled:
         assert least < distance(each, exact) < most
-    # the interpreter forgets to carry: what should round up to a power of two becomes half of it in float8
-    assert distance(*scaled) < (5e-3 if CUDA or kv_dtype == torch.int8 else most)
+        assert distance(each, scaled[0]) < rounding
 
 
 def outcome(trial: Trial) -> Tensor:

@@ -40,8 +40,8 @@ def write_kv_kernel(
     """BLOCK_T tokens (program 0) of one KV head (1).
 
     k, v [T, kv_heads, DIM] with strides; pools [kv_heads, slots, DIM]; if SCALED a token's numbers are divided by a
-    scale of their own, float32 [kv_heads, slots], that makes the largest LARGEST, and rounded
-    to the nearest whole number if WHOLE. Negative slots are left out.
+    scale of their own, float32 [kv_heads, slots], that makes the largest LARGEST, and
+    rounded to whole numbers if WHOLE. Negative slots are left out.
     """
     head = tl.program_id(1)
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
