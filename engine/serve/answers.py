@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -130,13 +130,10 @@ class Answers:
         answer.launched = True
 
 
-def _joined(events: list[ChatEvent | EngineError]) -> list[ChatEvent | EngineError]:
+def _joined(events: list[ChatEvent | EngineError]) -> Iterator[ChatEvent | EngineError]:
     """Neighboring pieces of one kind as one piece."""
-    joined: list[ChatEvent | EngineError] = []
-    for event in events:
-        last = joined[-1] if joined else None
-        if isinstance(event, ChatDelta) and isinstance(last, ChatDelta) and event.kind == last.kind:
-            joined[-1] = ChatDelta(last.text + event.text, event.kind)
+    for kind, group in itertools.groupby(events, lambda event: event.kind if isinstance(event, ChatDelta) else None):
+        if kind is None:
+            yield from group
         else:
-            joined.append(event)
-    return joined
+            yield ChatDelta("".join(event.text for event in group if isinstance(event, ChatDelta)), kind)

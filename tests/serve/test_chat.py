@@ -116,7 +116,7 @@ def test_thoughts_are_streamed_apart(served: Served, engine: FakeEngine) -> None
 
 def test_pieces_are_joined_by_kind() -> None:
     thoughts, words = [ChatDelta(text, "reasoning") for text in "ab"], [ChatDelta(text) for text in "cd"]
-    assert _joined([*thoughts, *words, *thoughts]) == [
+    assert list(_joined([*thoughts, *words, *thoughts])) == [
         ChatDelta("ab", "reasoning"),
         ChatDelta("cd"),
         ChatDelta("ab", "reasoning"),

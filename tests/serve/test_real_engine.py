@@ -12,8 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.config import EngineConfig
+from engine.device import choose_dtype
 from tests.scripted_models import ANSWER, THOUGHT, make_thinking_model
 from tests.serve import openai_schema
 from tests.serve.fake_engine import texts_with_equal_prefix
@@ -65,7 +68,8 @@ def metric(client: httpx.Client, name: str) -> float:
 
 def test_health(process: Process, client: httpx.Client) -> None:
     health = client.get("/health").json()
-    assert (health["status"], health["device"], health["dtype"]) == ("ready", "cpu", "float32")
+    dtype = str(choose_dtype(EngineConfig(), torch.device("cpu"))).removeprefix("torch.")
+    assert (health["status"], health["device"], health["dtype"]) == ("ready", "cpu", dtype)
     assert (health["max_context"], health["pid"]) == (4096, process.popen.pid)
     assert client.get("/v1/models").json()["data"][0]["id"] == health["model"]
 
