@@ -84,8 +84,8 @@ class Answers:
 
     def _generation(self, question: Question, stream: ChatStream) -> Generation:
         model = self._state.model
-        prompt = [token for piece in question.composition.pieces for token in piece.tokens.tolist()]
-        prompt += question.tail.tolist()
+        parts = (*(piece.tokens for piece in question.composition.pieces), question.tail)
+        prompt = (token for part in parts for token in part.tolist())  # few answers look at it, and it may be long
         return Generation(
             question,
             stream,

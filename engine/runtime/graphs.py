@@ -29,7 +29,7 @@ Capture = Callable[[Compute], Compute]
 _Last = tuple[StepPlan, list[AttentionRow], list[int]]
 """The last step: its plan, its rows, and how many tokens their segments held."""
 
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SIZES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256)
 """Tokens of a step. A step of more keeps the device busy for longer than it takes to launch it."""
 _MOST_WANTED = 16
 """Places of a step that logits are computed for."""

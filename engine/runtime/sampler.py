@@ -6,7 +6,7 @@ Knows nothing of models, text or scheduling.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import torch
@@ -29,11 +29,11 @@ class SamplingState:
 
     Args:
         params: how to choose.
-        prompt: token ids of the prompt, counted by the repetition penalty.
+        prompt: token ids of the prompt, looked at only for the repetition penalty.
         device: where the logits will be.
     """
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, params: SamplingParams, prompt: Iterable[int], device: torch.device | str = "cpu") -> None:
         self.params = params
         self._device = torch.device(device)
         self._seen_ids = set(prompt) if self.penalizes else set()
