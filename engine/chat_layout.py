@@ -39,6 +39,11 @@ class Content:
     by_model: bool = False
 
 
+# one pattern for all markers there will ever be, since compiling one takes longer than to split by it; what only looks
+# like one may overlap one that is
+_MARKERS = re.compile("(?=(q[0-9a-f]{24}q))")
+
+
 def new_marker() -> str:
     """A word that no text holds by chance or by guessing, and that templates pass on as it is."""
     return f"q{secrets.token_hex(12)}q"
@@ -122,8 +127,14 @@ def _content_end(rendered: str, at: int, content: str, after: str) -> int | None
 
 
 def _split(text: str, words: Mapping[str, str]) -> list[str]:
-    """Text and words in turn, text first and last."""
-    return re.split(f"({'|'.join(map(re.escape, words))})", text)
+    """Text and words in turn, text first and last; `words` are markers."""
+    parts, at = list[str](), 0
+    for match in _MARKERS.finditer(text):
+        word = match[1]
+        if word in words and match.start() >= at:
+            parts += [text[at : match.start()], word]
+            at = match.end(1)
+    return [*parts, text[at:]]
 
 
 def _fill(text: str, words: Mapping[str, str]) -> str:
