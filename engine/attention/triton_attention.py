@@ -20,6 +20,7 @@ from engine.attention.base import AttentionBackend, AttentionRow
 from engine.attention.kernels.attend import attend_kernel
 from engine.attention.kernels.merge import merge_kernel, shares_kernel
 from engine.attention.kernels.write_kv import write_kv_kernel
+from engine.attention.step_buffers import StepBuffers
 from engine.attention.step_plan import (
     HEADER,
     KINDS,
@@ -43,31 +44,6 @@ from engine.models.rotary import RotaryTable
 
 _PROGRAMS_PER_PROCESSOR = 2
 """Programs that a multiprocessor gets, about: enough to keep its memory busy while some of them wait."""
-
-
-@dataclass(frozen=True)
-class StepBuffers:
-    """Where a step's plan and partial results are on the device.
-
-    Attributes:
-        plan: int32, a packed `StepPlan`.
-        shape: what kernels are launched for.
-        tokens: places for new tokens.
-        part, part_lse: float32 [parts, heads, head_dim] and [parts, heads], flat, for the largest layer.
-        read, lse, shares: float32, flat; empty unless something is to be noted.
-        notes, longest: how many notes there are, and the most tokens of one.
-    """
-
-    plan: Tensor
-    shape: Shape
-    tokens: int
-    part: Tensor
-    part_lse: Tensor
-    read: Tensor
-    lse: Tensor
-    shares: Tensor
-    notes: int = 0
-    longest: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from engine.attention.base import AttentionRow
 from engine.attention.row_keys import IntArray
+from engine.attention.step_buffers import StepBuffers
 from engine.attention.step_plan import HEADER, Shape, StepPlan
-from engine.attention.triton_attention import StepBuffers, TritonAttention
+from engine.attention.triton_attention import TritonAttention
 from engine.models.decoder import Decoder
 from engine.runtime.scheduler import StepRow
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from engine.chat_layout import _split, new_marker
 from engine.errors import InvalidRequestError
 from engine.prompt import ChunkText, PromptBuilder
 from engine.tokenizer import Tokenizer
@@ -275,3 +276,9 @@ def test_what_is_no_conversation_is_refused(messages: Any, says: str) -> None:
     for build in (builder().tail, builder().plain, builder().tail_text):
         with pytest.raises(InvalidRequestError, match=says):
             build(messages)
+
+
+def test_what_looks_like_a_marker_hides_none() -> None:
+    marker, look_alike = new_marker(), "q" + "0" * 24
+    text = f"{look_alike}{marker}{marker}q{look_alike}q"
+    assert _split(text, {marker: ""}) == [look_alike, marker, "", marker, f"q{look_alike}q"]
