@@ -94,6 +94,13 @@ def processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a GPU gives to one program; a CPU, which interprets, has enough."""
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    # not every torch for every GPU tells
+    return int(getattr(properties, "shared_memory_per_block_optin", 1 << 30))
+
+
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * _CUDA_SHARE)

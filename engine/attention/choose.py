@@ -102,8 +102,10 @@ def _has_triton() -> bool:
 
 
 def _triton(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
-    from engine.attention.triton_attention import TritonAttention
+    from engine.attention.triton_attention import TritonAttention, refusal
 
+    if reason := refusal(decoder.layers, decoder.dtype, decoder.device):
+        raise InvalidRequestError(f"attention 'triton' can't be used with this model: {reason}")
     return TritonAttention(pool, decoder.rotary, decoder.layers)
 
 
@@ -120,9 +122,19 @@ def _flash(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
 def _automatic(config: EngineConfig, pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
     if pool.keys[0].device.type != "cuda":
         return TorchAttention(pool, decoder.rotary, decoder.layers)
-    usual = _triton(pool, decoder) if _has_triton() else TorchAttention(pool, decoder.rotary, decoder.layers)
+    usual = _usual(pool, decoder)
     api = find_flash()
     return usual if api is None else _with_flash(usual, api, config, pool, decoder)
+
+
+def _usual(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
+    """What attends on CUDA without any other library."""
+    if _has_triton():
+        try:
+            return _triton(pool, decoder)
+        except InvalidRequestError as error:
+            logger.warning("%s; torch's own kernels attend", error.message)
+    return TorchAttention(pool, decoder.rotary, decoder.layers)
 
 
 def _with_flash(

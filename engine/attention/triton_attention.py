@@ -36,8 +36,9 @@ from engine.attention.step_plan import (
     choose_block_m,
     make_plan,
 )
+from engine.attention.tile_launch import tile_launch
 from engine.attention.watched import watched_layers
-from engine.device import processors
+from engine.device import processors, shared_memory
 from engine.kv.pool import KVPool
 from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable
@@ -93,6 +94,7 @@ class TritonAttention(AttentionBackend):
         self._layers = layers
         self._device = pool.keys[0].device
         self._copy_engine = _has_copy_engine(self._device) if copy_engine is None else copy_engine
+        self._shared_memory = shared_memory(self._device)
         self.programs = programs or _PROGRAMS_PER_PROCESSOR * processors(self._device)
         self._tiles = [self._tiles_of(layer) for layer in range(len(layers))]
         self._turns = [_Turn.of(table) for table in rotary]
@@ -246,7 +248,8 @@ class TritonAttention(AttentionBackend):
     def _attend(self, layer: int, kind: int, turn: _Turn, q: Tensor, out: Tensor, watched: bool) -> None:
         spec, step, pool, tiles = self._layers[layer], self.step, self._pool, self._tiles[layer]
         k_scales, v_scales = pool.scales(layer)
-        warps, stages = _launch(step.shape.block_m, spec.head_dim, q.dtype)
+        launch = tile_launch(step.shape.block_m, _padded(spec.head_dim), q.element_size(), self._shared_memory)
+        assert launch is not None, "`refusal` says so before"
         attend_kernel[(step.shape.works[kind], spec.num_kv_heads)](
             q,
             pool.keys[layer] if tiles is None else tiles[0],
@@ -288,9 +291,9 @@ class TritonAttention(AttentionBackend):
             SCALED=pool.scaled,
             COPIED=tiles is not None,
             # only a few of a span's keys are not seen by all, unless there is a window
-            MASKED_STAGES=1 if spec.window is None else stages,
-            num_warps=warps,
-            num_stages=stages,
+            MASKED_STAGES=1 if spec.window is None else launch.stages,
+            num_warps=launch.warps,
+            num_stages=launch.stages,
         )
 
     def _merge(self, kind: int, out: Tensor, watched: bool) -> None:
@@ -349,8 +352,10 @@ def _has_copy_engine(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
-def _launch(block_m: int, head_dim: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Warps and stages of the pipeline that fit on the chip with tiles of this size."""
-    if dtype == torch.float32:
-        return 4, 1
-    return 4 if block_m <= 64 else 8, 2 if block_m == 16 or head_dim > 128 else 3
+def refusal(layers: Sequence[LayerSpec], dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the kernels can't serve these layers of a model of `dtype` on `device`; None if they can."""
+    for spec in layers:
+        block_m = choose_block_m(1 << 20, spec.num_heads // spec.num_kv_heads)
+        if tile_launch(block_m, _padded(spec.head_dim), dtype.itemsize, shared_memory(device)) is None:
+            return f"heads of {spec.head_dim} numbers in {dtype} don't fit into the shared memory of {device}"
+    return None

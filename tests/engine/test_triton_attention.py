@@ -15,6 +15,7 @@ pytest.importorskip("triton", reason="the kernels need triton")
 
 from engine.attention.base import AttentionRow
 from engine.attention.step_plan import KINDS, Kind, choose_block_m, make_plan
+from engine.attention.tile_launch import TileLaunch, tile_launch
 from engine.attention.torch_attention import TorchAttention
 from engine.attention.triton_attention import TritonAttention
 from engine.kv.virtual_block_table import Placement
@@ -139,3 +140,18 @@ def test_a_plan_changes_only_where_an_answer_grows() -> None:
 )
 def test_tiles_are_as_small_as_rows_allow(tokens: int, group: int, expected: int) -> None:
     assert choose_block_m(tokens, group) == expected
+
+
+@pytest.mark.parametrize(
+    ("dim", "itemsize", "kib", "expected"),
+    [
+        (128, 2, 227, TileLaunch(4, 3)),  # H100
+        (128, 2, 99, TileLaunch(4, 2)),  # what most GPUs for games have
+        (256, 2, 227, TileLaunch(4, 2)),
+        (128, 4, 99, None),
+        (64, 4, 64, TileLaunch(4, 1)),  # Turing, which has no bfloat16
+        (256, 4, 227, TileLaunch(4, 1)),
+    ],
+)
+def test_launches_fit_into_shared_memory(dim: int, itemsize: int, kib: int, expected: TileLaunch | None) -> None:
+    assert tile_launch(64, dim, itemsize, kib << 10) == expected
