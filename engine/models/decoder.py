@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.models.choose_ops import choose_ops
 from engine.models.decoder_config import DecoderConfig
-from engine.models.decoder_ops import DecoderOps, choose_ops
+from engine.models.decoder_ops import DecoderOps
 from engine.models.language_model import Attend, LayerSpec
 from engine.models.rotary import RotaryTable
 

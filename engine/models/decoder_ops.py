@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -70,15 +69,3 @@ class TorchOps:
 
     def logits(self, hidden: Tensor, head: Tensor) -> Tensor:
         return linear(hidden, head).float()
-
-
-def choose_ops(device: torch.device, eps: float) -> DecoderOps:
-    """Triton's on CUDA, where Triton is installed; else plain torch."""
-    if device.type != "cuda":
-        return TorchOps(eps)
-    try:
-        # only here: the engine does without Triton where there is no GPU
-        from engine.models.triton_ops import TritonOps
-    except ImportError:
-        return TorchOps(eps)
-    return TritonOps(eps, device)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from engine.errors import BrokenModelError
 from engine.models.checkpoint import Checkpoint, open_checkpoint
+from engine.models.choose_ops import choose_ops
 from engine.models.decoder import Decoder, DecoderWeights, LayerWeights
 from engine.models.decoder_config import DecoderConfig, read_decoder_config
-from engine.models.decoder_ops import choose_ops
 from engine.models.progress import Progress, silent
 from engine.parallel.ops import ParallelOps
 from engine.parallel.shard import WHOLE, Shard

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.models.choose_ops import choose_ops
 from engine.models.decoder import Decoder
-from engine.models.decoder_ops import DecoderOps, TorchOps, choose_ops
+from engine.models.decoder_ops import DecoderOps, TorchOps
 from engine.models.language_model import Attend
 from engine.models.loading import load_decoder
 from tests.tiny_models import NATIVE, tiny_model
