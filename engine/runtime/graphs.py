@@ -37,7 +37,7 @@ _MOST_WANTED = 16
 _NARROW, _WIDE = 16, 64
 """Rows of a tile: for answers, a token each; and for drafts and questions."""
 _DATA = 1 << 17
-"""Integers of the largest plan: room for half a million tokens in entries of 64, with what goes with them."""
+"""Integers of the largest plan: room for a million tokens, even where each block of 64 is a span of its own."""
 
 
 @dataclass(frozen=True, order=True)

@@ -55,7 +55,7 @@ class CountedCapture:
 @pytest.fixture
 def model() -> LoadedModel:
     """A tiny model, which attends by plain torch."""
-    return load_model(config(tiny_model("qwen3"), device=DEVICE, kv_cache_tokens=2048, attention="torch"))
+    return load_model(config(tiny_model("qwen3"), device=DEVICE, kv_cache_tokens=2048, block_size=4, attention="torch"))
 
 
 def by_kernels(model: LoadedModel) -> LoadedModel:
@@ -76,9 +76,9 @@ def use_graphs(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> CountedCa
 
 
 def history(model: LoadedModel) -> list[str]:
-    """Answers while files are loaded, switched, moved and edited, one of them long enough to fill several blocks."""
+    """Answers while files are loaded, switched, moved, composed and edited; the first one fills several blocks."""
     answers = []
-    with Engine(config(tiny_model("qwen3"), device=DEVICE, kv_cache_tokens=2048), model=model) as running:
+    with Engine(config(tiny_model("qwen3"), device=DEVICE, kv_cache_tokens=2048, block_size=4), model=model) as running:
         context = running.context()
         for source, text in FILES.items():
             context.add_chunk(text, source=source)
@@ -88,6 +88,7 @@ def history(model: LoadedModel) -> list[str]:
             lambda: context.deactivate(names[0]),
             lambda: context.activate(names[0]),
             lambda: context.move(names[0], -1),
+            lambda: context.compose(names, "both"),
             lambda: context.add_chunk(FILES[names[1]] + "\nx = 1\n", source=names[1]),
         )
         for index, change in enumerate(changes):

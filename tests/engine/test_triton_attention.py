@@ -14,7 +14,7 @@ from torch import Tensor
 pytest.importorskip("triton", reason="the kernels need triton")
 
 from engine.attention.base import AttentionRow
-from engine.attention.step_plan import KINDS, Kind, choose_block_m, make_plan
+from engine.attention.step_plan import Kind, advance, choose_block_m, make_plan
 from engine.attention.tile_launch import TileLaunch, tile_launch
 from engine.attention.torch_attention import TorchAttention
 from engine.attention.triton_attention import TritonAttention
@@ -122,17 +122,28 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def test_a_plan_changes_only_where_an_answer_grows() -> None:
-    trial = SMALL_BLOCKS(WHOLE)
+def test_a_plan_that_goes_on_is_the_one_that_would_be_made_anew() -> None:
+    """For two answers at once, up to where one of them begins another block."""
+    trial = SMALL_BLOCKS(WHOLE, num_blocks=200)
     bench = Bench(trial.layer(), trial, seed=2)
-    row = next(drawn.row for drawn in iter(lambda: draw_row(bench), None) if drawn.row.num_tokens == 1)
-    plan = partial(make_plan, kinds=[Kind(3, None, 2)], block_size=8, programs=64)
-    before = plan([row])
-    row.segment.filled += 1
-    row.segment.blocks += bench.blocks.allocate(1)
-    after = plan([row])
-    assert before.shape.works == after.shape.works
-    assert before.data[KINDS + 1] == before.shape.works[0] > 1
+    rows = [decoding_row(bench, filled) for filled in (3, 9)]
+    plan = partial(make_plan, rows, [Kind(3, None, 2)], trial.block_size, programs=64)
+    going_on = plan()
+    assert going_on.shape.works[0] > len(rows)
+    for _ in range(4):
+        assert advance(going_on, 1, trial.block_size)
+        for row in rows:
+            row.segment.filled += 1
+        assert going_on.data.tolist() == plan().data.tolist()
+    before = going_on.data.copy()
+    assert not advance(going_on, 1, trial.block_size)
+    assert going_on.data.tolist() == before.tolist()
+
+
+def decoding_row(bench: Bench, filled: int) -> AttentionRow:
+    """The next token of an answer of which `filled` tokens are there, behind a moved segment of some blocks."""
+    before = bench.written(190, 40)
+    return AttentionRow(bench.table([Placement(before.segment, 0, 190)]), bench.segment(filled + 8, 190, filled), 1)
 
 
 @pytest.mark.parametrize(
