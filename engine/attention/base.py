@@ -81,3 +81,7 @@ class AttentionBackend(ABC):
 
         q is [T, heads, head_dim], k and v are [T, kv_heads, head_dim], all before RoPE; the result is like q.
         """
+
+    @abstractmethod
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Write k and v of the model's last layer, where nobody needs its output."""

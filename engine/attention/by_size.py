@@ -33,3 +33,6 @@ class BySize(AttentionBackend):
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self._planned(layer, q, k, v)
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        self._planned.keep(layer, k, v)

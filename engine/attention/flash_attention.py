@@ -130,10 +130,9 @@ class FlashAttention(AttentionBackend):
             new, queries = q, q.index_select(0, step.query_tokens)
         else:
             rotation = step.rotations[spec.rotary]
-            k = rotation.head(tokens).apply(k)
             copies = rotation.apply(q if len(step.copy_tokens) == tokens else q.index_select(0, step.copy_tokens))
             new, queries = copies[:tokens], copies.index_select(0, step.query_copies)
-        self._pool.write(layer, step.slots, k, v)
+        k = self._write(layer, k, v)
         among = self._among_new(spec, new, k, v) if step.plan.among_new else None
         parts = Parts(self._over_runs(layer, queries), among, spec.sinks)
         watched = step.plan.reads > 0 and layer in self._watched
@@ -141,6 +140,17 @@ class FlashAttention(AttentionBackend):
         if watched:
             self._note(parts.runs[1], lse)
         return out
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        self._write(layer, k, v)
+
+    def _write(self, layer: int, k: Tensor, v: Tensor) -> Tensor:
+        """Returns k as it was written, rotated."""
+        rotary = self._layers[layer].rotary
+        if rotary is not None:
+            k = self._step.rotations[rotary].head(len(k)).apply(k)
+        self._pool.write(layer, self._step.slots, k, v)
+        return k
 
     def _among_new(self, spec: LayerSpec, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The new tokens of each row among themselves, read from where they were just computed."""
@@ -169,7 +179,7 @@ class FlashAttention(AttentionBackend):
 
     def read(self) -> list[NDArray[np.float16] | None]:
         step = self._step
-        if not step.plan.reads:
+        if not step.plan.reads or not self._watched:
             return [None] * len(step.plan.rows)
         shares = (step.reads / len(self._watched)).half().cpu().numpy()
         return [

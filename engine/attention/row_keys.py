@@ -33,7 +33,12 @@ class RowKeys:
 
 
 def keys_of(row: AttentionRow, length: int, block_size: int) -> RowKeys:
-    """The keys of the table, in splits of `length`, and in splits of their own those of the row's segment."""
+    """The keys of the table and those of the row's segment, each in splits of `length`; few enough in one split.
+
+    What two splits save in time, the merge of their results costs again.
+    """
+    if row.position + row.num_tokens < 2 * length:
+        return _whole(row, block_size)
     own = _keys_in(_own_runs(row, block_size), length)
     if not row.table.tokens:
         return own
@@ -46,8 +51,19 @@ def keys_of(row: AttentionRow, length: int, block_size: int) -> RowKeys:
     )
 
 
+def _whole(row: AttentionRow, block_size: int) -> RowKeys:
+    """All keys in one split."""
+    own = _keys_in(_own_runs(row, block_size))
+    if not row.table.tokens:
+        return own
+    table = _keys_of_table(row.table, None, row.pieces)
+    spans = np.concatenate((table.spans, own.spans))
+    split = np.array([[0, len(spans), 0, spans[-1, 2]]], dtype=np.int32)
+    return RowKeys(spans, np.concatenate((table.pieces, own.pieces)), split)
+
+
 @lru_cache(maxsize=64)
-def _keys_of_table(table: VirtualBlockTable, length: int, pieces: tuple[int, ...]) -> RowKeys:
+def _keys_of_table(table: VirtualBlockTable, length: int | None, pieces: tuple[int, ...]) -> RowKeys:
     """The table's keys; while an answer is decoded they stay the same from step to step."""
     runs = np.array([(run.slot, run.start, run.start + run.length, run.delta) for run in table.runs], dtype=np.int32)
     return _keys_in(runs, length, pieces)
@@ -68,10 +84,13 @@ def _own_runs(row: AttentionRow, block_size: int) -> IntArray:
     return np.array(runs, dtype=np.int32)
 
 
-def _keys_in(runs: IntArray, length: int, pieces: tuple[int, ...] = ()) -> RowKeys:
-    """Runs [R, 4] of slot, start, end and Δ that stand end to end, in splits of `length`; pieces begin at `pieces`."""
+def _keys_in(runs: IntArray, length: int | None = None, pieces: tuple[int, ...] = ()) -> RowKeys:
+    """Runs [R, 4] of slot, start, end and Δ that stand end to end, in splits of `length`; pieces begin at `pieces`.
+
+    `length`: None makes one split.
+    """
     begin, end = int(runs[0, 1]), int(runs[-1, 2])
-    borders = np.arange(begin, end, length, dtype=np.int32)
+    borders = np.arange(begin, end, length or end - begin, dtype=np.int32)
     spans = runs
     if len(borders) > 1 or len(pieces) > 1:
         spans = _parted(runs, np.unique(np.concatenate((borders, np.array(pieces, dtype=np.int32)))))

@@ -97,7 +97,7 @@ class TorchAttention(AttentionBackend):
 
     def read(self) -> list[NDArray[np.float16] | None]:
         return [
-            (row.read[:-1] / len(self._watched)).half().cpu().numpy() if row.watched.runs else None
+            (row.read[:-1] / len(self._watched)).half().cpu().numpy() if row.watched.runs and self._watched else None
             for row in self._rows
         ]
 
@@ -109,12 +109,18 @@ class TorchAttention(AttentionBackend):
         return torch.tensor(values, dtype=torch.int64, device=self._pool.keys[0].device)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = self._write(layer, k, v)
+        return torch.cat([self._attend_row(layer, row, q, k, v) for row in self._rows])
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        self._write(layer, k, v)
+
+    def _write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """As the pool keeps them, so that it makes no difference which tokens a step happens to bring together."""
         rotary = self._layers[layer].rotary
         if rotary is not None:
             k = self._key_rotations[rotary].apply(k)
-        # as the pool keeps them, so that it makes no difference which tokens a step happens to bring together
-        k, v = self._pool.write(layer, self._slots, k, v)
-        return torch.cat([self._attend_row(layer, row, q, k, v) for row in self._rows])
+        return self._pool.write(layer, self._slots, k, v)
 
     def _attend_row(self, layer: int, row: _RowPlan, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         new = slice(row.first, row.first + row.count)

@@ -186,7 +186,7 @@ class TritonAttention(AttentionBackend):
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         spec, step = self._layers[layer], self.step
-        turn = self._no_turn if spec.rotary is None else self._turns[spec.rotary]
+        turn = self._turn(layer)
         self._write(layer, turn, k, v)
         kind, watched = self._kind_of[layer], bool(step.notes) and layer in self._watched
         if watched and spec.window is not None:
@@ -198,6 +198,13 @@ class TritonAttention(AttentionBackend):
         if watched:
             self._note(spec)
         return out
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        self._write(layer, self._turn(layer), k, v)
+
+    def _turn(self, layer: int) -> _Turn:
+        rotary = self._layers[layer].rotary
+        return self._no_turn if rotary is None else self._turns[rotary]
 
     def _write(self, layer: int, turn: _Turn, k: Tensor, v: Tensor) -> None:
         spec, pool, tokens = self._layers[layer], self._pool, self.step.tokens
@@ -332,7 +339,7 @@ class TritonAttention(AttentionBackend):
 
     def read(self) -> list[NDArray[np.float16] | None]:
         plan = self.planned
-        if not self.step.notes:
+        if not self.step.notes or not self._watched:
             return [None] * len(plan.reads)
         shares = (self.step.shares / len(self._watched)).half().cpu().numpy()
         return [

@@ -23,7 +23,7 @@ from engine.models.adapter_probe import Probed, ProbingPass
 from engine.models.adapter_rotary import NotUnderstood, Replace, RotaryModules, identity
 from engine.models.adapter_state import RecurrentState
 from engine.models.adapter_tables import read_table, steady_length
-from engine.models.language_model import Attend, LayerSpec
+from engine.models.language_model import Attend, AttendOrKeep, LayerSpec
 from engine.models.proof import agrees_with, check_moving
 from engine.models.rotary import RotaryTable
 
@@ -84,6 +84,9 @@ class TransformersModel:
 
     def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         return self._run(EnginePass(attend), token_ids, positions, use_cache=False)
+
+    def fill(self, token_ids: Tensor, positions: Tensor, attend: AttendOrKeep) -> None:
+        self.forward(token_ids, positions, attend)
 
     def advance(
         self, token_ids: Tensor, positions: Tensor, attend: Attend, state: object | None

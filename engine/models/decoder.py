@@ -6,6 +6,7 @@ of KV or blocks, nor of positions: the attention that its caller brings also rot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from engine.models.choose_ops import choose_ops
 from engine.models.decoder_config import DecoderConfig
 from engine.models.decoder_ops import DecoderOps
-from engine.models.language_model import Attend, LayerSpec
+from engine.models.language_model import Attend, AttendOrKeep, LayerSpec
 from engine.models.rotary import RotaryTable
 
 
@@ -96,11 +97,13 @@ class Decoder:
 
     def forward(self, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run the layers over `token_ids`, int64 [T]; returns the hidden states after the final norm, [T, hidden]."""
-        hidden = F.embedding(token_ids, self.weights.embedding)
-        for index, layer in enumerate(self.weights.layers):
-            self._add_attention_(hidden, index, layer, attend)
-            self._add_mlp_(hidden, layer)
+        hidden = self._through(self.weights.layers, token_ids, attend)
         return self._ops.norm(hidden, self.weights.norm)
+
+    def fill(self, token_ids: Tensor, positions: Tensor, attend: AttendOrKeep) -> None:
+        """As `forward`, without all that comes behind the last layer's keys and values."""
+        *layers, last = self.weights.layers
+        self._keep(self._through(layers, token_ids, attend), len(layers), last, attend)
 
     def advance(
         self, token_ids: Tensor, positions: Tensor, attend: Attend, state: object | None
@@ -110,6 +113,23 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [n, hidden] to float32 logits [n, vocab]."""
         return self._ops.logits(hidden, self.weights.head)
+
+    def _through(self, layers: Sequence[LayerWeights], token_ids: Tensor, attend: Attend) -> Tensor:
+        """Hidden states behind the first layers, [T, hidden]."""
+        hidden = F.embedding(token_ids, self.weights.embedding)
+        for index, layer in enumerate(layers):
+            self._add_attention_(hidden, index, layer, attend)
+            self._add_mlp_(hidden, layer)
+        return hidden
+
+    def _keep(self, hidden: Tensor, index: int, layer: LayerWeights, attend: AttendOrKeep) -> None:
+        queries = self.config.num_heads * self.config.head_dim
+        bias = None if layer.qkv_bias is None else layer.qkv_bias[queries:]
+        kv = self._ops.norm_linear(hidden, layer.attention_norm, layer.qkv[queries:], bias).contiguous()
+        k, v = kv.view(len(hidden), -1, self.config.head_dim).tensor_split(2, 1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            _, k = self._ops.norm_heads(k[:, :0], k, layer.q_norm, layer.k_norm)
+        attend.keep(index, k, v)
 
     def _add_attention_(self, hidden: Tensor, index: int, layer: LayerWeights, attend: Attend) -> None:
         qkv = self._ops.norm_linear(hidden, layer.attention_norm, layer.qkv, layer.qkv_bias).contiguous()

@@ -54,6 +54,13 @@ class Attend(Protocol):
         """
 
 
+class AttendOrKeep(Attend, Protocol):
+    """One that can do without queries."""
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Take k and v as a call does, where nobody asks what the new tokens see in this layer."""
+
+
 class LanguageModel(Protocol):
     """A loaded model. Whoever calls it brings the attention, and `torch.inference_mode`.
 
@@ -93,6 +100,9 @@ class LanguageModel(Protocol):
 
         The tokens may belong to several sequences, which only `attend` can tell apart. Not for stateful models.
         """
+
+    def fill(self, token_ids: Tensor, positions: Tensor, attend: AttendOrKeep) -> None:
+        """As `forward`, for tokens of which only the KV is wanted."""
 
     def advance(
         self, token_ids: Tensor, positions: Tensor, attend: Attend, state: object | None

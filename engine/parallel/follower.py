@@ -105,9 +105,11 @@ class _Rank:
     def _compute(self, step: EagerStep) -> None:
         self._attention.begin(step.plan, self._attention.buffers_for(step.plan))
         tokens, positions = (torch.from_numpy(part).to(self._device) for part in (step.tokens, step.positions))
+        if not len(step.wanted):
+            self._decoder.fill(tokens, positions, self._attention)
+            return
         hidden = self._decoder.forward(tokens, positions, self._attention)
-        if len(step.wanted):
-            self._decoder.logits(hidden[torch.from_numpy(step.wanted).to(self._device)])
+        self._decoder.logits(hidden[torch.from_numpy(step.wanted).to(self._device)])
 
 
 if __name__ == "__main__":

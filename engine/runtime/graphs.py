@@ -133,6 +133,7 @@ class Graphs:
             return self._decoder.logits(hidden.index_select(0, places[3, : size.wanted]))
 
         self._data[:HEADER] = 0  # no works, no merges
+        places.zero_()  # another size's places lie elsewhere
         places[2] = -1
         return compute
 

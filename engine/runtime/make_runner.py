@@ -109,5 +109,7 @@ def _compile(decoder: LanguageModel, attention: TritonAttention) -> None:
     for tokens, block_m, noted in itertools.product(_STEPS, attention.blocks, (False, True)):
         positions = torch.arange(tokens, device=decoder.device)
         attention.step = attention.empty_step(tokens, block_m, noted=noted)
-        decoder.forward(torch.zeros_like(positions), positions, attention)
+        ids = torch.zeros_like(positions)
+        decoder.forward(ids, positions, attention)
+        decoder.fill(ids, positions, attention)
     torch.cuda.synchronize(decoder.device)

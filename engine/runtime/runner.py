@@ -82,7 +82,7 @@ class Runner:
         results = [RowResult()] * len(rows)
         if logits is None:
             hidden, results = self._stateful(rows) if self._decoder.stateful else self._together(rows, wanted)
-            logits = self._decoder.logits(hidden[wanted]) if len(wanted) else None
+            logits = self._decoder.logits(hidden[wanted]) if hidden is not None and len(wanted) else None
         if len(wanted):
             return logits, results
         if self.device.type == "cuda":
@@ -90,14 +90,18 @@ class Runner:
             torch.cuda.synchronize(self.device)
         return None, results
 
-    def _together(self, rows: Sequence[StepRow], wanted: NDArray[np.int64]) -> tuple[Tensor, list[RowResult]]:
-        """Hidden states of all tokens [T, hidden], all rows in one pass."""
+    def _together(self, rows: Sequence[StepRow], wanted: NDArray[np.int64]) -> tuple[Tensor | None, list[RowResult]]:
+        """Hidden states of all tokens [T, hidden] if any are wanted, all rows in one pass."""
         self._attention.plan([row.row for row in rows])
         inputs = _inputs(rows)
         if self._others is not None:
             self._others.computes(*inputs, wanted)
         tokens, positions = (torch.from_numpy(part).to(self.device) for part in inputs)
-        hidden = self._decoder.forward(tokens, positions, self._attention)
+        hidden = None
+        if len(wanted):
+            hidden = self._decoder.forward(tokens, positions, self._attention)
+        else:
+            self._decoder.fill(tokens, positions, self._attention)
         return hidden, [RowResult(read=read) for read in self._attention.read() or [None] * len(rows)]
 
     def _stateful(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[RowResult]]:

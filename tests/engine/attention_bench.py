@@ -72,13 +72,13 @@ class Written:
 
 
 class Bench:
-    """A pool whose free blocks are scattered, and a backend over it for a model of one layer."""
+    """A pool whose free blocks are scattered, and a backend over it of two layers; steps are of the first."""
 
     def __init__(self, spec: LayerSpec, trial: Trial, seed: int) -> None:
         torch.manual_seed(seed)
         self.random = random.Random(seed)
         self.spec, self.trial = spec, trial
-        heads = [(trial.kv_heads, trial.head_dim)]
+        heads = [(trial.kv_heads, trial.head_dim)] * 2
         dtype = trial.kv_dtype or trial.dtype
         self.pool = KVPool(heads, trial.num_blocks, trial.block_size, dtype=dtype, device=trial.device)
         for cache in (*self.pool.keys, *self.pool.values):
@@ -90,7 +90,7 @@ class Bench:
                 self.blocks.release([block])
         frequencies = RopeFrequencies(tuple(0.7**i for i in range(trial.head_dim // 2)), 1.0)
         self.rotary = RotaryTable.of(frequencies, _POSITIONS, trial.device)
-        self.backend = trial.make(self.pool, [self.rotary], [spec])
+        self.backend = trial.make(self.pool, [self.rotary], [spec, spec])
 
     def queries(self, count: int) -> Tensor:
         return self._random(count, self.trial.heads)
@@ -216,7 +216,7 @@ def assert_a_step_sees_its_earlier_rows(spec: LayerSpec, trial: Trial) -> None:
 
 
 def assert_new_kv_is_written(spec: LayerSpec, trial: Trial) -> None:
-    """New keys lie in their slots, rotated where they stand, and new values as they are."""
+    """New keys lie in their slots, rotated where they stand, and new values as they are, kept or attended to."""
     bench = Bench(spec, trial, seed=3)
     earlier = bench.written(5, 0)
     own = bench.segment(10, 5, 0)
@@ -229,6 +229,9 @@ def assert_new_kv_is_written(spec: LayerSpec, trial: Trial) -> None:
     torch.testing.assert_close(bench.pool.keys[0][:, slots].transpose(0, 1), keys, atol=1e-5, rtol=rounding)
     torch.testing.assert_close(bench.pool.values[0][:, slots].transpose(0, 1), v)
     assert bench.pool.tokens_written == before + 10
+    bench.backend.keep(1, k.clone(), v.clone())
+    assert torch.equal(bench.pool.keys[1][:, slots], bench.pool.keys[0][:, slots])
+    assert torch.equal(bench.pool.values[1][:, slots], bench.pool.values[0][:, slots])
 
 
 def assert_read_is_right(spec: LayerSpec, trial: Trial) -> None:

@@ -27,7 +27,7 @@ from tests.tiny_models import tiny_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # interpreted, large steps take long and say nothing that small ones don't
-SIZES = graphs.SIZES if DEVICE == "cuda" else (1, 2, 16)
+SIZES = graphs.SIZES if DEVICE == "cuda" else (1, 2, 12, 16)
 FILES = {"a.py": "x = 1\n", "b.py": "y = x + 2\n"}
 QUESTION = "y?"
 

@@ -142,8 +142,8 @@ def test_a_plan_that_goes_on_is_the_one_that_would_be_made_anew() -> None:
 
 def decoding_row(bench: Bench, filled: int) -> AttentionRow:
     """The next token of an answer of which `filled` tokens are there, behind a moved segment of some blocks."""
-    before = bench.written(190, 40)
-    return AttentionRow(bench.table([Placement(before.segment, 0, 190)]), bench.segment(filled + 8, 190, filled), 1)
+    before = bench.written(290, 40)
+    return AttentionRow(bench.table([Placement(before.segment, 0, 290)]), bench.segment(filled + 8, 290, filled), 1)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,36 @@ def test_attention_is_called_once_per_layer_with_heads_apart():
     assert calls == [(layer, (5, 4, 32), (5, 2, 32), (5, 2, 32)) for layer in range(3)]
 
 
+class Recording:
+    """Keeps what it is handed in the last layer."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.attend = full_attention(decoder)
+        self.last = len(decoder.layers) - 1
+        self.kept: list[Tensor] = []
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if layer == self.last:
+            self.kept = [k.clone(), v.clone()]
+        return self.attend(layer, q, k, v)
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        assert layer == self.last
+        self.kept = [k.clone(), v.clone()]
+
+
+@pytest.mark.parametrize("family", NATIVE)
+def test_filling_keeps_what_a_pass_attends_to_in_the_last_layer(family: str):
+    decoder, _ = pair(tiny_model(family))
+    ids, places = random_ids(9), torch.arange(9)
+    passing, filling = Recording(decoder), Recording(decoder)
+    with torch.inference_mode():
+        decoder.forward(ids, places, passing)
+        decoder.fill(ids, places, filling)
+    for kept, expected in zip(filling.kept, passing.kept, strict=True):
+        torch.testing.assert_close(kept, expected)
+
+
 def test_tied_embeddings_are_held_once():
     assert (tied := pair(tiny_model("qwen2"))[0]).config.tied_embeddings
     assert tied.weights.head is tied.weights.embedding
