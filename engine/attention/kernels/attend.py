@@ -59,21 +59,21 @@ def _visit(
     if SCALED:
         k_scale = tl.load(k_scales + row + key, mask=start + key < end, other=0.0)
         scores *= k_scale[None, :]
+    to_log2 = scale * LOG2E
     if SOFTCAP:
-        scores = softcap * (2.0 * tl.sigmoid(2.0 * scale / softcap * scores) - 1.0) * LOG2E
-    else:
-        scores *= scale * LOG2E
+        scores = softcap * (2.0 * tl.sigmoid(2.0 * scale / softcap * scores) - 1.0)
+        to_log2 = LOG2E
     if MASKED:
         behind = asked[:, None] - (start + key)[None, :]
         seen = there[None, :] & (behind >= 0)
         if WINDOW > 0:
             seen = seen & (behind < WINDOW)
         scores = tl.where(seen, scores, float("-inf"))
-    highest = tl.maximum(top, tl.max(scores, 1))
+    highest = tl.maximum(top, tl.max(scores, 1) * to_log2)
     base = highest
     if MASKED:
         base = tl.where(highest == float("-inf"), 0.0, highest)
-    weights = tl.exp2(scores - base[:, None])
+    weights = tl.exp2(scores * to_log2 - base[:, None])  # one instruction, that multiplies and adds
     fading = tl.exp2(top - base)
     total = total * fading + tl.sum(weights, 1)
     if SCALED:
