@@ -32,6 +32,24 @@ Order = Literal["recency", "fixed"]
 DeltaKind = Literal["answer", "reasoning"]
 PlanMode = Literal["exact", "instant"]
 PopulatePhase = Literal["populate", "refine"]
+LogLevel = Literal["error", "warning", "info", "debug"]
+
+
+@frozen(kw_only=True)
+class FileOptions:
+    """Which of the workspace's files are loaded by themselves: globs, relative to each workspace folder."""
+
+    max_tokens: int = 6000  # at most so many tokens of them; 0 loads none
+    include: tuple[str, ...] = ()  # only files that match one of these; none means all
+    exclude: tuple[str, ...] = ()  # never files that match one of these
+
+
+@frozen(kw_only=True)
+class EngineOptions:
+    """An engine that is reached by its URL instead of one on this machine."""
+
+    url: str | None = None
+    token: str | None = None
 
 
 @frozen(kw_only=True)
@@ -52,6 +70,9 @@ class InitializationOptions:
     order: Order = "recency"  # where an edited chunk goes: to the end, or nowhere
     fidelity: Fidelity = "auto"  # of questions that don't say
     latency_budget_ms: float | None = None  # what `auto` may spend on exact KV; null takes the engine's own
+    files: FileOptions = FileOptions()
+    engine: EngineOptions = EngineOptions()
+    log_level: LogLevel = "info"  # the least that is told to the client and the log file
 
 
 @frozen(kw_only=True)

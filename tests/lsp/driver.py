@@ -125,7 +125,7 @@ class Driver:
             "rootUri": folder["uri"],
             "workspaceFolders": [folder],
             "capabilities": capabilities,
-            "initializationOptions": {"debounceMs": 50, **options},
+            "initializationOptions": {"debounceMs": 50, "files": {"maxTokens": 0}, **options},
         }
 
     def uri(self, name: str) -> str:

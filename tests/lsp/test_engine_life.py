@@ -348,4 +348,4 @@ async def test_an_event_that_makes_no_sense_does_no_harm(driver: Driver, engine:
 async def test_unknown_options_are_named_in_the_log(driver: Driver) -> None:
     client = await driver.start(temprature=0.5, model=None)
     log = await client.wait_notification("window/logMessage")
-    assert log["message"] == "ignoring unknown initializationOptions: temprature"
+    assert log["message"] == "ignoring unknown options: temprature"

@@ -38,6 +38,6 @@ def type_name(expected: Any) -> str:
 
 
 def _default(field: attrs.Attribute[Any]) -> str:
-    if field.default in (attrs.NOTHING, None, ()):
+    if field.default in (attrs.NOTHING, None, ()) or wire.is_wire_type(type(field.default)):
         return ""
     return f"  // default: {json.dumps(field.default)}"
