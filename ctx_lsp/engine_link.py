@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
-from ctx_lsp.engine_events import SseEvent
-from ctx_lsp.engine_process import EngineProcess
+from ctx_lsp.engine_source import EngineSource
 from ctx_lsp.protocol import ServerState
 from engine.errors import EngineError
+from engine.types import EngineEvent
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class LinkEvents:
 
     on_state: Callable[[ServerState, str, float | None, Health | None], None]
     on_attach: Callable[[EngineClient], Awaitable[None]]
-    on_event: Callable[[SseEvent], None]
+    on_event: Callable[[EngineEvent], None]
 
 
 class EngineLink:
@@ -53,8 +53,8 @@ class EngineLink:
     next one is looked for; at most one task connects.
     """
 
-    def __init__(self, process: EngineProcess, context: str, events: LinkEvents) -> None:
-        self._process = process
+    def __init__(self, source: EngineSource, context: str, events: LinkEvents) -> None:
+        self._source = source
         self._context = context
         self._events = events
         self._client: EngineClient | None = None
@@ -107,7 +107,7 @@ class EngineLink:
         try:
             return await self._try_connect()
         except EngineLostError:
-            error = EngineLostError(f"while it was loading, {await self._process.obituary()}")
+            error = EngineLostError(f"while it was loading, {await self._source.obituary()}")
             self._events.on_state("failed", error.message, None, None)
             raise error from None
         except Exception as error:
@@ -115,9 +115,7 @@ class EngineLink:
             raise
 
     async def _try_connect(self) -> EngineClient:
-        info = await self._process.find_or_start(lambda step: self._events.on_state("starting", step, None, None))
-        client = EngineClient(info.url, info.token)
-        self._events.on_state("starting", f"waiting for the engine to answer (process {info.pid})", None, None)
+        client = await self._source.connect(lambda step: self._events.on_state("starting", step, None, None))
         try:
             health = await self._await_ready(client)
             listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -163,14 +161,14 @@ class EngineLink:
                 logger.exception("the event stream could not be followed")
         await self.report_lost(client)
 
-    def _deliver(self, event: SseEvent) -> None:
+    def _deliver(self, event: EngineEvent) -> None:
         try:
             self._events.on_event(event)
         except Exception:
             logger.exception("an event of the engine could not be handled: %s", event)
 
     async def _end(self, client: EngineClient, listening: asyncio.Task[None] | None) -> EngineLostError:
-        error = EngineLostError(f"{await self._process.obituary()}; the next request starts it again")
+        error = EngineLostError(f"{await self._source.obituary()}; {self._source.revival}")
         self._events.on_state("stopped", error.message, None, None)
         if listening is not None:
             listening.cancel()

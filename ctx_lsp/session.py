@@ -6,7 +6,6 @@ Knows what has to happen before a question can be asked; how questions, commands
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import uuid
@@ -17,13 +16,12 @@ from typing import Any
 
 from lsprotocol import types
 
-from ctx_lsp import wire
 from ctx_lsp.documents import Documents
 from ctx_lsp.editor import Editor
 from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
-from ctx_lsp.engine_events import SseEvent
 from ctx_lsp.engine_link import EngineLink, LinkEvents
 from ctx_lsp.engine_process import EngineProcess
+from ctx_lsp.engine_source import LocalEngine
 from ctx_lsp.options import engine_config, parse_options
 from ctx_lsp.protocol import ChunksResult, PopulateState, ServerState
 from ctx_lsp.remote_context import RemoteContext
@@ -31,6 +29,7 @@ from ctx_lsp.shelf import EngineShelf
 from ctx_lsp.sources import SourceNames
 from ctx_lsp.status import StatusBoard
 from engine.errors import EngineError
+from engine.types import ChunksChanged, EngineEvent, PopulateFailed, PopulateProgress
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +56,9 @@ class Session:
         self.context = RemoteContext(
             _context_id(folders), self.options.instructions, self.options.order, self._on_chunks
         )
-        self._process = EngineProcess(config, self.options.idle_timeout)
+        source = LocalEngine(EngineProcess(config, self.options.idle_timeout))
         events = LinkEvents(self._on_state, self._on_attach, self._on_event)
-        self.link = EngineLink(self._process, self.context.id, events)
+        self.link = EngineLink(source, self.context.id, events)
         self._stale = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -189,14 +188,15 @@ class Session:
         await self._flush(client, only_rested=False)
         await self.warm(client)
 
-    def _on_event(self, event: SseEvent) -> None:
-        if event.name == "chunks_changed":
-            self._stale.set()
-        elif event.name == "populate_progress":
-            self.status.show_populate(wire.from_engine(json.loads(event.data), PopulateState))
-        elif event.name == "populate_failed":
-            self.status.show_populate(None)
-            self._complain(json.loads(event.data)["message"])
+    def _on_event(self, event: EngineEvent) -> None:
+        match event:
+            case ChunksChanged():
+                self._stale.set()
+            case PopulateProgress():
+                self.status.show_populate(PopulateState(done=event.done, total=event.total, phase=event.phase))
+            case PopulateFailed():
+                self.status.show_populate(None)
+                self._complain(event.message)
 
     def _on_chunks(self, state: ChunksResult) -> None:
         self.status.chunks_changed(state.active_tokens, state.limit)

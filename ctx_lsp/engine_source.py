@@ -1,0 +1,48 @@
+"""Where this server's engine comes from: a process of this user's, or a URL.
+
+Knows which options decide; how an engine is found, started or recognised is elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ctx_lsp.ctx_engine_client import CtxEngineClient
+from ctx_lsp.engine_client import EngineClient
+from ctx_lsp.engine_process import EngineProcess
+
+
+class EngineSource(Protocol):
+    """The way to one engine. `connect` may be called again whenever the engine has gone.
+
+    Attributes:
+        revival: what becomes of an engine that has gone, for the end of a sentence.
+    """
+
+    revival: str
+
+    async def connect(self, on_step: Callable[[str], None]) -> EngineClient:
+        """A client of an engine that answers. Raises EngineError."""
+        ...
+
+    async def obituary(self) -> str:
+        """How the engine that was connected last has ended, as far as can be known from here."""
+        ...
+
+
+class LocalEngine:
+    """A process of this user's, found or started."""
+
+    revival = "the next request starts it again"
+
+    def __init__(self, process: EngineProcess) -> None:
+        self._process = process
+
+    async def connect(self, on_step: Callable[[str], None]) -> EngineClient:
+        info = await self._process.find_or_start(on_step)
+        on_step(f"waiting for the engine to answer (process {info.pid})")
+        return CtxEngineClient(info.url, info.token)
+
+    async def obituary(self) -> str:
+        return await self._process.obituary()
