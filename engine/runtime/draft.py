@@ -84,13 +84,16 @@ class Drafter:
 
 def _behind_match(stream: TokenArray, least_match: int) -> int | None:
     """Where the stream goes on behind the latest of the longest earlier occurrences of its end; None without one."""
-    ends = np.flatnonzero(stream[:-1] == stream[-1])
-    matched = min(1, len(ends))
-    while matched and matched < _LONGEST_MATCH:
+    if len(stream) <= _LEAST_MATCH:
+        return None
+    # two tokens at once: of a common one alone there are too many
+    ends = np.flatnonzero((stream[1:-1] == stream[-1]) & (stream[:-2] == stream[-2])) + 1
+    matched = _LEAST_MATCH
+    while len(ends) and matched < _LONGEST_MATCH:
         longer = ends[ends >= matched]
         longer = longer[stream[longer - matched] == stream[-1 - matched]]
         if not len(longer):
             break
         ends = longer
         matched += 1
-    return int(ends[-1]) + 1 if matched >= least_match else None
+    return int(ends[-1]) + 1 if len(ends) and matched >= least_match else None
