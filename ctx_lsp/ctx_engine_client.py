@@ -6,6 +6,7 @@ Knows docs/http-api.md; knows nothing of LSP, of processes, or of when an engine
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields
@@ -20,6 +21,8 @@ from ctx_lsp.engine_events import SseEvent, read_events
 from ctx_lsp.protocol import ChunkInfo, ChunkPlan, ChunksResult, DeltaKind, Order, Plan, Timing, Usage
 from engine.errors import EngineBusyError, EngineError
 from engine.types import ChunksChanged, EngineEvent, Message, PopulateFailed, PopulateProgress
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -130,7 +133,7 @@ class CtxEngineClient:
     async def events(self, context: str) -> AsyncIterator[AsyncIterator[EngineEvent]]:
         silence = httpx.Timeout(_HEARTBEAT_SECONDS, connect=_CONNECT_SECONDS)
         async with self._stream("GET", "/v1/events", params={"context": context}, timeout=silence) as response:
-            yield _typed(read_events(response.aiter_bytes()))
+            yield _typed(read_events(response.aiter_bytes()), context)
 
     # -- transport -------------------------------------------------------------------------------------------------
 
@@ -198,12 +201,16 @@ def _remote_error(body: Any, fallback: str) -> EngineError:
     return RemoteEngineError(str(code), str(message), data if isinstance(data, dict) else None)
 
 
-async def _typed(events: AsyncIterator[SseEvent]) -> AsyncIterator[EngineEvent]:
+async def _typed(events: AsyncIterator[SseEvent], context: str) -> AsyncIterator[EngineEvent]:
     """Those of the names that this version knows, without the fields that it doesn't."""
     async for event in events:
-        if (cls := _EVENTS.get(event.name)) is not None:
-            body = json.loads(event.data)
+        if (cls := _EVENTS.get(event.name)) is None:
+            continue
+        try:
+            body = {"context": context} | json.loads(event.data)
             yield cls(**{field.name: body[field.name] for field in fields(cls) if field.name in body})
+        except (ValueError, TypeError):
+            logger.exception("an event of the engine could not be understood: %s", event)
 
 
 def _answer_items(chunk: dict[str, Any]) -> list[AnswerPiece | AnswerEnd]:
