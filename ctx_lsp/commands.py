@@ -25,6 +25,7 @@ from ctx_lsp.protocol import (
     RefsParams,
     TagParams,
 )
+from ctx_lsp.selections import add_selection
 from ctx_lsp.session import Session
 
 
@@ -81,7 +82,9 @@ class Commands:
 
     async def compose(self, params: ComposeParams) -> CommandResult:
         async with self._engine() as client:
-            chunk = await self._session.context.compose(client, params.refs, params.name)
+            selected = [await add_selection(self._session, client, item, active=False) for item in params.selections]
+            refs = [*params.refs, *(chunk.hash for chunk in selected)]
+            chunk = await self._session.context.compose(client, refs, params.name)
             await self._session.warm(client)
         return CommandResult(markdown=markdown.composed(chunk), data=chunk)
 

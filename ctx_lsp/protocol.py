@@ -167,6 +167,30 @@ class Plan:
 
 
 @frozen(kw_only=True)
+class Position:
+    """As in LSP: from 0, `character` in the agreed position encoding."""
+
+    line: int
+    character: int
+
+
+@frozen(kw_only=True)
+class Range:
+    """As in LSP: `end` is behind the last character."""
+
+    start: Position
+    end: Position
+
+
+@frozen(kw_only=True)
+class Selection:
+    """A range of a document, whose text is the client's while it is open, else the file's."""
+
+    uri: str
+    range: Range
+
+
+@frozen(kw_only=True)
 class ChatParams:
     """A turn. `turn_id` is chosen by the client and keys the deltas; it must not name a turn that is still running.
 
@@ -341,7 +365,10 @@ class PopulateParams:
 
 @frozen(kw_only=True)
 class ComposeParams:
-    refs: tuple[str, ...]
+    """The parts are the chunks of `refs` and behind them the `selections`, which become chunks for it."""
+
+    refs: tuple[str, ...] = ()
+    selections: tuple[Selection, ...] = ()
     name: str
 
 

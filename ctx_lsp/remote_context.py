@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ctx_lsp.engine_client import EngineClient, Promptness
 from ctx_lsp.protocol import ChunkInfo, ChunksResult, Order, Plan
@@ -82,10 +83,13 @@ class RemoteContext:
 
     # -- changing --------------------------------------------------------------------------------------------------
 
-    async def put(self, client: EngineClient, source: str, text: str) -> ChunkInfo:
-        """Adds a text, or replaces what its source named. The state is behind until the next `refresh`."""
+    async def put(self, client: EngineClient, source: str, text: str, **fields: Any) -> ChunkInfo:
+        """Adds a text, or replaces what its source named. The state is behind until the next `refresh`.
+
+        `fields` as `EngineClient.add_chunk` has them.
+        """
         async with self._lock:
-            info = await client.add_chunk(self.id, text, source)
+            info = await client.add_chunk(self.id, text, source, **fields)
             self._texts[info.hash] = text
             self.sources.add(source)
             return info

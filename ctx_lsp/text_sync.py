@@ -39,6 +39,12 @@ def units(text: str, encoding: str) -> int:
     return sum(_width(char, encoding) for char in text)
 
 
+def line_count(text: str) -> int:
+    """Lines that a text begins; a line end that nothing follows begins none."""
+    ends = _LINE_END.findall(text)
+    return len(ends) + (not text.endswith(("\n", "\r")))
+
+
 def _line_span(text: str, line: int) -> tuple[int, int]:
     """Start and end of a line without its line end."""
     start = 0

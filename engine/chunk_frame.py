@@ -57,6 +57,9 @@ _LANGUAGES = {
 }
 """Info strings that differ from the suffix or are worth spelling out; any other plain suffix is its own."""
 
+_LINES = re.compile(r":\d+(-\d+)?$")
+"""Of a selection, behind the name of its document."""
+
 
 def frame(chunk: ChunkText) -> str:
     """The chunk's whole piece of the prompt, which begins and ends at a line end.
@@ -81,5 +84,6 @@ def _one_line(name: str) -> str:
 def _language(chunk: ChunkText) -> str:
     if chunk.kind not in (ChunkKind.FILE, ChunkKind.SELECTION):
         return "markdown" if chunk.kind is ChunkKind.OUTPUT else ""
-    suffix = PurePosixPath((chunk.sources or (chunk.name,))[0]).suffix.removeprefix(".").lower()
+    document = _LINES.sub("", (chunk.sources or (chunk.name,))[0])
+    suffix = PurePosixPath(document).suffix.removeprefix(".").lower()
     return _LANGUAGES.get(suffix, suffix if re.fullmatch(r"[a-z0-9+]+", suffix) else "")

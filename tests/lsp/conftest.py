@@ -27,6 +27,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineSe
     """Where servers find, or start, their engine. Engines that are left over at the end are killed."""
     folder = tmp_path / "runtime"
     monkeypatch.setenv("CTX_LSP_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("CTX_LSP_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("CTX_LSP_ENGINE_COMMAND", f"{sys.executable} -m tests.lsp.fake_engine")
     monkeypatch.setenv("FAKE_ENGINE_TESTS", str(os.getpid()))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
