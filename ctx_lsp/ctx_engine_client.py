@@ -72,6 +72,9 @@ class CtxEngineClient:
         body = {"text": text, "source": source, **fields}
         return _read(await self._call("POST", _path(context, "chunks"), body), ChunkInfo)
 
+    async def chunk_text(self, context: str, hash: str) -> str:
+        return str((await self._call("GET", _path(context, f"chunks/{hash}")))["text"])
+
     async def remove_source(self, context: str, source: str) -> None:
         await self._call("POST", _path(context, "remove_source"), {"source": source})
 
@@ -105,6 +108,13 @@ class CtxEngineClient:
     async def populate(self, context: str, refs: Sequence[str] | None = None) -> Plan:
         body = {} if refs is None else {"refs": list(refs)}
         return _read(await self._call("POST", _path(context, "populate"), body), Plan)
+
+    async def stop_populating(self, context: str) -> None:
+        await self._call("POST", _path(context, "stop_populating"), {})
+
+    async def prompt(self, context: str, messages: Sequence[Message], promptness: Promptness) -> str:
+        body = {"messages": list(messages), **promptness.fields()}
+        return str((await self._call("POST", _path(context, "prompt"), body))["text"])
 
     async def plan(self, context: str, messages: Sequence[Message], promptness: Promptness) -> Plan:
         body = {"messages": list(messages), **promptness.fields()}

@@ -31,19 +31,21 @@ from pygls.exceptions import (
 from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from ctx_lsp import protocol, wire
+from ctx_lsp.progress import WORK_DONE_TOKEN
 from ctx_lsp.transport import frame
 from engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
 MessageId = int | str
-_OWN_DOCUMENTS = (
+_REPLACED_BUILTINS = (
     types.TEXT_DOCUMENT_DID_OPEN,
     types.TEXT_DOCUMENT_DID_CHANGE,
     types.TEXT_DOCUMENT_DID_CLOSE,
     types.NOTEBOOK_DOCUMENT_DID_OPEN,
     types.NOTEBOOK_DOCUMENT_DID_CHANGE,
     types.NOTEBOOK_DOCUMENT_DID_CLOSE,
+    types.WINDOW_WORK_DONE_PROGRESS_CANCEL,
 )
 
 
@@ -76,7 +78,7 @@ class Protocol(LanguageServerProtocol):
         self._running: dict[MessageId, asyncio.Task[Any]] = {}
         self._notified: set[asyncio.Task[Any]] = set()
         super().__init__(server, converter)  # looks at every attribute, properties included
-        for method in _OWN_DOCUMENTS:
+        for method in _REPLACED_BUILTINS:
             self.fm.builtin_features.pop(method, None)
 
     @property
@@ -226,6 +228,7 @@ class Protocol(LanguageServerProtocol):
             raise JsonRpcInvalidParams(f"{params.command} takes one object, got {len(arguments)} arguments")
         value = arguments[0] if arguments and arguments[0] is not None else {}
         argument = wire.from_json(value, protocol.METHODS[params.command].params)
+        WORK_DONE_TOKEN.set(params.work_done_token)
         return (yield handler, (argument,), None)
 
     # -- answers to the client -------------------------------------------------------------------------------------
@@ -317,4 +320,7 @@ def _execute_command_params(params: Any) -> types.ExecuteCommandParams:
     arguments = params.get("arguments")
     if arguments is not None and not isinstance(arguments, list):
         raise JsonRpcInvalidParams("arguments: expected an array")
-    return types.ExecuteCommandParams(command=params["command"], arguments=arguments)
+    token = params.get("workDoneToken")
+    if token is not None and (isinstance(token, bool) or not isinstance(token, int | str)):
+        raise JsonRpcInvalidParams("workDoneToken: expected an integer or a string")
+    return types.ExecuteCommandParams(command=params["command"], arguments=arguments, work_done_token=token)

@@ -146,6 +146,12 @@ class RemoteContext:
     async def populate(self, client: EngineClient, refs: Sequence[str] | None = None) -> Plan:
         return await client.populate(self.id, None if refs is None else self.expand(refs))
 
+    async def stop_populating(self, client: EngineClient) -> None:
+        await client.stop_populating(self.id)
+
+    async def prompt(self, client: EngineClient, messages: Sequence[Message], promptness: Promptness) -> str:
+        return await client.prompt(self.id, messages, promptness)
+
     async def plan(self, client: EngineClient, messages: Sequence[Message], promptness: Promptness) -> Plan:
         return await client.plan(self.id, messages, promptness)
 

@@ -6,6 +6,7 @@ Knows what has to happen before a question can be asked; how questions, commands
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import uuid
@@ -52,7 +53,7 @@ class Session:
         self.sources = SourceNames(folders)
         self.documents = Documents(self.sources, self.options.documents, self.options.debounce_ms / 1000, encoding)
         config = engine_config(self.options)
-        self.status = StatusBoard(editor, config.model)
+        self.status = StatusBoard(editor, config.model, lambda: self._spawn(self._stop_populating()))
         self.context = RemoteContext(
             _context_id(folders), self.options.instructions, self.options.order, self._on_chunks
         )
@@ -110,6 +111,13 @@ class Session:
             raise
         except EngineError as error:
             self._complain(error.message)
+
+    async def _stop_populating(self) -> None:
+        """Until the next change, or the user, begins it again."""
+        client = self.link.current
+        if client is not None:
+            with contextlib.suppress(EngineError):  # an engine that is gone has stopped as well
+                await self.context.stop_populating(client)
 
     def _complain(self, message: str | None) -> None:
         """What keeps a ready engine from prefilling ahead, shown as long as it does."""

@@ -5,57 +5,37 @@ Knows the states and how each is shown; knows nothing of what brings them about.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import attrs
 
 from ctx_lsp import protocol
-from ctx_lsp.editor import Editor, ProgressBar
+from ctx_lsp.announcement import Announcement
+from ctx_lsp.editor import Editor
+from ctx_lsp.progress import ProgressBar
 from ctx_lsp.protocol import ChunksDidChange, PopulatePhase, PopulateState, Status
 
-T = TypeVar("T")
 _QUIET_SECONDS = 0.1
-
-
-class Announcement(Generic[T]):
-    """Sends the latest value of something: at once after a pause, else when the pause is over."""
-
-    def __init__(self, send: Callable[[T], None], quiet: float = _QUIET_SECONDS) -> None:
-        self._send = send
-        self._quiet = quiet
-        self._waiting: list[T] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def put(self, value: T) -> None:
-        self._waiting = [value]
-        if self._timer is None:
-            self._flush()
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _flush(self) -> None:
-        self._timer = None
-        if self._waiting:
-            self._send(self._waiting.pop())
-            self._timer = asyncio.get_running_loop().call_later(self._quiet, self._flush)
 
 
 class StatusBoard:
     """Holds the current status. `update` changes fields; whoever listens hears of each state they end up in."""
 
-    def __init__(self, editor: Editor, model: str) -> None:
+    def __init__(self, editor: Editor, model: str, stop_populating: Callable[[], None]) -> None:
+        """`stop_populating` is called when the user cancels prefill; that an engine starts can't be cancelled."""
         self._status = Status(state="starting", message="not started yet", model=model)
-        self._announcement: Announcement[Status] = Announcement(partial(editor.notify, protocol.STATUS_DID_CHANGE))
-        self._chunks: Announcement[ChunksDidChange] = Announcement(partial(editor.notify, protocol.CHUNKS_DID_CHANGE))
+        self._announcement: Announcement[Status] = Announcement(
+            partial(editor.notify, protocol.STATUS_DID_CHANGE), _QUIET_SECONDS
+        )
+        self._chunks: Announcement[ChunksDidChange] = Announcement(
+            partial(editor.notify, protocol.CHUNKS_DID_CHANGE), _QUIET_SECONDS
+        )
         self._loading = ProgressBar(editor, "Starting the engine")
         self._bars: dict[PopulatePhase, ProgressBar] = {
-            "populate": ProgressBar(editor, "Reading files"),
-            "refine": ProgressBar(editor, "Refining"),
+            "populate": ProgressBar(editor, "Reading files", stop_populating),
+            "refine": ProgressBar(editor, "Refining", stop_populating),
         }
 
     @property

@@ -15,7 +15,7 @@ from engine.errors import InvalidRequestError
 from engine.hashing import TokenArray, content_hash, token_array
 from engine.reuse import Residency, assess, assess_piece
 from engine.state import EngineState
-from engine.types import ChunkInfo, ChunkKind, ChunkPlan, FidelityLabel, Message, Plan
+from engine.types import ChunkInfo, ChunkKind, ChunkPlan, FidelityLabel, Message, Plan, PopulateProgress
 
 
 class Context:
@@ -190,6 +190,14 @@ class Context:
                 self._state.populate(manager)
             self._state.changed.notify_all()
             return self._plan(composition, token_array(()), "exact", None)
+
+    def stop_populating(self) -> None:
+        """Stop computing KV in the background, until `populate` or a question begins it again; what is there stays."""
+        with self._state.changed:
+            self._manager.kept_up = False
+            self._state.scheduler.drop_upkeep(self._manager)
+            self._state.publish(PopulateProgress(self.id, 0, 0))
+            self._state.changed.notify_all()
 
     def wait_populated(self, timeout: float | None = None) -> bool:
         """Wait until no background prefill of this context is left; False after `timeout` seconds."""

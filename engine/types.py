@@ -98,7 +98,8 @@ class Plan:
 class PopulateProgress:
     """How far prefill of a context's chunks has come, in the background or for a question: tokens, head included.
 
-    `phase` is ``populate`` while chunks still lack KV, and ``refine`` while near KV is replaced by exact.
+    `phase` is ``populate`` while chunks still lack KV, and ``refine`` while near KV is replaced by exact. 0 of 0 when
+    it was stopped.
     """
 
     context: str

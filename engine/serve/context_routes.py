@@ -146,6 +146,17 @@ def populate(context: ContextDep, body: schemas.OptionalRefsBody | None = None) 
     return asdict(context.populate(body.refs if body else None))
 
 
+@router.post("/stop_populating")
+def stop_populating(context: ContextDep) -> Json:
+    context.stop_populating()
+    return {}
+
+
 @router.post("/plan")
 def plan(context: ContextDep, body: schemas.PlanBody) -> Json:
     return asdict(context.plan(body.conversation(), fidelity=body.fidelity, budget=body.budget()))
+
+
+@router.post("/prompt")
+def prompt(context: ContextDep, body: schemas.PlanBody) -> Json:
+    return {"text": context.prompt(body.conversation(), fidelity=body.fidelity, budget=body.budget())}

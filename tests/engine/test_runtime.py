@@ -132,6 +132,35 @@ def test_an_edit_drops_background_work_that_it_makes_pointless(engine: Engine) -
     assert context.chunk("b").fidelity == "cold"
 
 
+def test_stopped_background_work_stays_stopped_until_it_is_asked_for(engine: Engine) -> None:
+    context = engine.context()
+    context.add_chunk(LONG, source="a")
+    events: list[EngineEvent] = []
+    computing = threading.Event()
+
+    def watch(event: EngineEvent) -> None:
+        events.append(event)
+        if isinstance(event, PopulateProgress) and event.done > 200 and not computing.is_set():
+            computing.set()
+            context.stop_populating()
+
+    engine.subscribe(watch)
+    context.populate()
+    assert computing.wait(60)
+    assert context.wait_populated(60)
+    engine.check_integrity()
+    assert events[-1] == PopulateProgress("default", 0, 0)
+    finish(engine.chat([{"role": "user", "content": "One"}], SamplingParams(max_tokens=1)))  # the step under way ends
+    computed = engine.stats().tokens_prefilled
+    context.add_chunk(LONG + "!", source="b")
+    finish(engine.chat([{"role": "user", "content": "Two"}], SamplingParams(max_tokens=1)))
+    assert engine.stats().tokens_prefilled - computed < 100, "a change alone doesn't begin it again"
+    assert 0 < context.chunk("a").warm_tokens < context.chunk("a").tokens, "what was computed stays"
+    context.populate()
+    assert context.wait_populated(60)
+    assert [chunk.fidelity for chunk in context.chunks()] == ["exact", "exact"]
+
+
 def test_populate_of_chosen_chunks_leaves_the_active_set_alone(engine: Engine) -> None:
     context = engine.context()
     context.add_chunk(LONG, source="a")

@@ -242,6 +242,12 @@ class Fake:
                 plan = self.plan(id, 0)
                 self.contexts[id] = [replace(chunk, warm=chunk.active) for chunk in self.chunks(id)]
                 return plan
+            case "stop_populating":
+                self.publish(id, "populate_progress", {"context": id, "done": 0, "total": 0})
+                return {}
+            case "prompt":
+                texts = [chunk.text for chunk in self.chunks(id) if chunk.active]
+                return {"text": "|".join(["<head>", *texts, *(message["content"] for message in body["messages"])])}
             case "plan":
                 self.plans.append(body)
                 return self.plan(id, sum(len(message["content"].split()) for message in body["messages"]))

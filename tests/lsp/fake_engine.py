@@ -90,6 +90,9 @@ class Handler(BaseHTTPRequestHandler):
                 result = fake.act(id, action, body)
                 fake.publish(id, "chunks_changed", {"context": id})
                 return self.send_json(result)
+            elif action.startswith("chunks/"):
+                chunk = fake.find(id, action.removeprefix("chunks/"))
+                return self.send_json(chunk.info() | {"text": chunk.text})
             self.send_json(fake.describe(id))
 
     def answer_test(self, path: str, body: Any) -> None:

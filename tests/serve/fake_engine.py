@@ -339,6 +339,16 @@ class FakeContext:
         self._engine.emit(PopulateProgress(self.id, plan.tokens, plan.tokens))
         return plan
 
+    def stop_populating(self) -> None:
+        self._engine.emit(PopulateProgress(self.id, 0, 0))
+
+    def prompt(
+        self, messages: str | Sequence[Message], *, fidelity: Fidelity = "auto", budget: float | None = None
+    ) -> str:
+        self._engine.plans.append((fidelity, budget))
+        said = [messages] if isinstance(messages, str) else [message["content"] for message in messages]
+        return "|".join([*(self._texts[plan.hash] for plan in self.plans()), *said])
+
     def plans(self) -> tuple[ChunkPlan, ...]:
         active = [chunk for chunk in self._chunks.values() if chunk.active]
         return tuple(ChunkPlan(c.hash, c.name, c.tokens, 0, c.tokens, FidelityLabel.COLD) for c in active)

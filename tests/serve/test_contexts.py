@@ -139,6 +139,20 @@ def test_plans(served: Served, engine: FakeEngine) -> None:
     assert served.post("/v1/contexts/c/populate", {"refs": ["a"]}).json()["tokens"] == 3
 
 
+def test_the_prompt_as_the_model_sees_it(served: Served, engine: FakeEngine) -> None:
+    served.add("some text", source="a")
+    assert served.post("/v1/contexts/c/prompt", {"messages": "Who?"}).json() == {"text": "some text|Who?"}
+    turns = [{"role": role, "content": role[0]} for role in ("user", "assistant", "user")]
+    asked = {"messages": turns, "fidelity": "exact", "latency_budget_ms": 500}
+    assert served.post("/v1/contexts/c/prompt", asked).json() == {"text": "some text|u|a|u"}
+    assert engine.plans == [("auto", None), ("exact", 0.5)]
+
+
+def test_background_prefill_can_be_stopped(served: Served) -> None:
+    assert served.post("/v1/contexts/c/stop_populating", {}).json() == {}
+    assert served.client.post("/v1/contexts/c/stop_populating").json() == {}
+
+
 ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("chunks", {"text": "x"}),
     ("activate", {"refs": ["abcd"]}),
@@ -153,7 +167,9 @@ ROUTES: list[tuple[str, dict[str, Any]]] = [
     ("remove_source", {"source": "abcd"}),
     ("clear", {"scope": "all"}),
     ("populate", {"refs": ["abcd"]}),
+    ("stop_populating", {}),
     ("plan", {"messages": "x"}),
+    ("prompt", {"messages": "x"}),
 ]
 WITH_REFS = [route for route in ROUTES if {"ref", "refs", "source"} & set(route[1])]
 
@@ -225,6 +241,7 @@ BAD_BODIES: list[tuple[str, Any, str | None]] = [
     ("clear", {"scope": "some"}, "scope"),
     ("populate", {"refs": []}, "refs"),
     ("plan", {"messages": []}, "messages"),
+    ("prompt", {"messages": []}, "messages"),
     ("plan", {"messages": [{"role": "user"}]}, "messages[0].content"),
 ]
 
