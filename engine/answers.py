@@ -72,7 +72,7 @@ class Answers:
         budget: float | None,
     ) -> NearKV | None:
         """What a question whose turn has come may use besides exact KV; what it finds near is made exact later."""
-        if manager is None:
+        if manager is None or fidelity == "exact":
             return None
         outlook = self._state.outlook(manager, composition, tail, fidelity, budget)
         if outlook.mode == "exact":

@@ -32,15 +32,17 @@ def time_step(backend: AttentionBackend, pool: KVPool, decoder: LanguageModel, c
         for heads in (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
     ]
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    backend.plan([_row(pool, decoder, count)])
-    for repeat in range(_WARM_UP + _REPEATS):
-        if repeat == _WARM_UP:
-            torch.cuda.synchronize(decoder.device)
-            begin.record()
-        backend(0, *inputs)
-    end.record()
-    end.synchronize()
-    pool.tokens_written = written
+    try:
+        backend.plan([_row(pool, decoder, count)])
+        for repeat in range(_WARM_UP + _REPEATS):
+            if repeat == _WARM_UP:
+                torch.cuda.synchronize(decoder.device)
+                begin.record()
+            backend(0, *inputs)
+        end.record()
+        end.synchronize()
+    finally:
+        pool.tokens_written = written
     return float(begin.elapsed_time(end)) / _REPEATS
 
 

@@ -70,31 +70,21 @@ class VirtualBlockTable:
     def build(placements: Iterable[Placement], block_size: int) -> VirtualBlockTable:
         """Lay the placements end to end; their starts must close up."""
         none = np.empty(0, dtype=np.int32)
-        table = VirtualBlockTable(none, none, none, none, none, 0, block_size)
-        for placement in placements:
-            table = table.then(placement)
-        return table
+        return VirtualBlockTable(none, none, none, none, none, 0, block_size).then(*placements)
 
-    def then(self, placement: Placement) -> VirtualBlockTable:
-        """This table with one more placement, which must stand right behind it."""
-        assert placement.start == self.tokens, "positions must close up"
-        if not placement.length:
+    def then(self, *placements: Placement) -> VirtualBlockTable:
+        """This table with more placements, which must stand right behind it, end to end."""
+        tokens, added = self.tokens, list[tuple[IntArray, ...]]()
+        for placement in placements:
+            assert placement.start == tokens, "positions must close up"
+            if placement.length:
+                added.append(_entries(placement, self.block_size))
+                tokens += placement.length
+        if not added:
             return self
-        size, end = self.block_size, placement.offset + placement.length
-        index = np.arange(placement.offset // size, -(-end // size), dtype=np.int32)
-        first = np.maximum(placement.offset - index * size, 0)
-        valid = np.minimum(end - index * size, size) - first
-        blocks = np.array(placement.segment.blocks[index[0] : index[-1] + 1], dtype=np.int32)
-        starts = index * size + first + (placement.start - placement.offset)
-        return VirtualBlockTable(
-            np.concatenate((self.block_ids, blocks)),
-            np.concatenate((self.first, first)),
-            np.concatenate((self.valid, valid)),
-            np.concatenate((self.starts, starts)),
-            np.concatenate((self.deltas, np.full_like(index, placement.delta))),
-            self.tokens + placement.length,
-            size,
-        )
+        mine = (self.block_ids, self.first, self.valid, self.starts, self.deltas)
+        block_ids, first, valid, starts, deltas = map(np.concatenate, zip(mine, *added, strict=True))
+        return VirtualBlockTable(block_ids, first, valid, starts, deltas, tokens, self.block_size)
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -107,3 +97,14 @@ class VirtualBlockTable:
         lengths = np.add.reduceat(self.valid, begins)
         columns = (slots[begins], lengths, self.starts[begins], self.deltas[begins])
         return tuple(Run(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _entries(placement: Placement, size: int) -> tuple[IntArray, ...]:
+    """A placement's part of each array of a table, in their order."""
+    end = placement.offset + placement.length
+    index = np.arange(placement.offset // size, -(-end // size), dtype=np.int32)
+    first = np.maximum(placement.offset - index * size, 0)
+    valid = np.minimum(end - index * size, size) - first
+    blocks = np.array(placement.segment.blocks[index[0] : index[-1] + 1], dtype=np.int32)
+    starts = index * size + first + (placement.start - placement.offset)
+    return blocks, first, valid, starts, np.full_like(index, placement.delta)

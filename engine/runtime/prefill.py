@@ -80,9 +80,19 @@ class Prefill:
         self._seen: frozenset[str] = frozenset()
         self._begins: dict[str, int] = {}
         self._placements: list[Placement] = []
-        self.table = VirtualBlockTable.build((), store.block_size)
+        self._table = VirtualBlockTable.build((), store.block_size)
+        self._tokens = 0
         self.kv_hash = composition.base_hash
         self.prefilled = 0
+
+    @property
+    def table(self) -> VirtualBlockTable:
+        """All that is placed."""
+        if self._table.tokens < self._tokens:
+            # mostly many placements at once: between those that are there already nobody asks
+            behind = next(index for index, one in enumerate(self._placements) if one.start >= self._table.tokens)
+            self._table = self._table.then(*self._placements[behind:])
+        return self._table
 
     # -- the next tokens -------------------------------------------------------------------------------------------
 
@@ -93,7 +103,7 @@ class Prefill:
             OutOfMemoryError: as `next_slices`.
         """
         segment = self._next_segment()
-        return self.table.tokens + (segment.filled if segment is not None else 0)
+        return self._tokens + (segment.filled if segment is not None else 0)
 
     def next_slices(self, max_tokens: int) -> list[Slice]:
         """The next tokens to compute and where; none when every piece is there.
@@ -137,7 +147,7 @@ class Prefill:
                 self._place(use, part, part.segment)
             else:
                 tokens = use.piece.tokens[part.first : part.first + part.length]
-                self._segment = self._store.open(self.kv_hash, tokens, self.table.tokens, self._seen)
+                self._segment = self._store.open(self.kv_hash, tokens, self._tokens, self._seen)
 
     def _use(self) -> _PieceUse | None:
         """The first piece with parts to be placed, begun if need be; None when there is none."""
@@ -168,9 +178,8 @@ class Prefill:
 
     def _place(self, use: _PieceUse, part: Part, segment: Segment) -> None:
         use.parts.popleft()
-        placement = Placement(segment, self.table.tokens, part.length, part.offset)
-        self._placements.append(placement)
-        self.table = self.table.then(placement)
+        self._placements.append(Placement(segment, self._tokens, part.length, part.offset))
+        self._tokens += part.length
         self.kv_hash = part.kv_hash(self.kv_hash, use.piece.tokens)
         use.spans.append(part.span(segment))
 
@@ -211,7 +220,7 @@ class Prefill:
     def tokens_ready(self) -> int:
         """Tokens of the composition whose KV is there, the piece under way included."""
         in_flight = sum(item.count for item in self._in_flight if item.segment is not self._segment)
-        return self.table.tokens - in_flight + (self._segment.filled if self._segment else 0)
+        return self._tokens - in_flight + (self._segment.filled if self._segment else 0)
 
     @property
     def used(self) -> dict[str, tuple[int, int, FidelityLabel]]:

@@ -19,7 +19,8 @@ TILE = 128
 def _attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, softcap: float, causal: bool) -> tuple[Tensor, Tensor]:
     """One sequence: q [n, heads, d] over k and v [m, kv_heads, d]; causal is aligned to the last key."""
     n, m = len(q), len(k)
-    allowed = torch.arange(m) <= torch.arange(n)[:, None] + m - n if causal else None
+    asked, keys = torch.arange(n, device=q.device), torch.arange(m, device=q.device)
+    allowed = keys <= asked[:, None] + m - n if causal else None
     q, k, v = (tensor.transpose(0, 1) for tensor in (q, k, v))
     out, lse = _attend_plain(q, k, v, scale=scale, causal=False, allowed=allowed, softcap=softcap or None)
     return out.transpose(0, 1), lse
