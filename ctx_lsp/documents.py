@@ -64,6 +64,14 @@ class Documents:
         self.rested = asyncio.Event()
         """Set when a document has rested long enough for its text to be taken to the shelf."""
 
+    def configure(self, mode: DocumentMode, debounce: float) -> None:
+        """Takes other options; in another mode, open documents come or go by themselves."""
+        self._debounce = debounce
+        if mode != self._mode:
+            self._mode = mode
+            for document in self._open.values():
+                self._touch(document.source, delay=0)
+
     # -- what the client says --------------------------------------------------------------------------------------
 
     def open(self, item: types.TextDocumentItem) -> None:

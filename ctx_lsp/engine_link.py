@@ -61,6 +61,7 @@ class EngineLink:
         self._connecting: asyncio.Task[EngineClient] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[EngineLostError] | None = None
+        self._closed = False
 
     @property
     def current(self) -> EngineClient | None:
@@ -69,12 +70,19 @@ class EngineLink:
 
     async def client(self) -> EngineClient:
         """The line to a ready engine, brought up if need be. Raises EngineError. A caller may be cancelled freely."""
-        if self._client is not None:
-            return self._client
-        if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(_consume)
-        return await asyncio.shield(self._connecting)
+        while self._client is None:
+            if self._closed:
+                raise EngineLostError("the session has ended")
+            if self._connecting is None or self._connecting.done():
+                self._connecting = asyncio.create_task(self._connect())
+                self._connecting.add_done_callback(_consume)
+            connecting = self._connecting
+            try:
+                return await asyncio.shield(connecting)
+            except asyncio.CancelledError:
+                if not connecting.cancelled() or _is_cancelled():
+                    raise  # the caller was cancelled; else another engine is taken, and waited for
+        return self._client
 
     async def report_lost(self, client: EngineClient) -> EngineLostError:
         """A request failed because the engine is gone: don't wait for the event stream. Says what happened."""
@@ -85,18 +93,31 @@ class EngineLink:
             return EngineLostError("the connection to the engine was lost")
         return await asyncio.shield(self._ending)
 
+    async def switch(self, source: EngineSource) -> bool:
+        """Lets go of the engine, which forgets the context, and takes this one from now on; whoever waits for the old
+        one waits for the new one instead. True if there was an old one, or an attempt at one.
+        """
+        self._source = source
+        return await self._let_go()
+
     async def close(self) -> None:
+        self._closed = True
+        await self._let_go()
+
+    async def _let_go(self) -> bool:
         client, self._client = self._client, None
-        for task in (self._connecting, self._listening, self._ending):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await task
+        tasks = [task for task in (self._connecting, self._listening, self._ending) if task is not None]
+        self._connecting = self._listening = self._ending = None
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
         if client is not None:
             with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(2):
                     await client.drop_context(self._context)
             await client.close()
+        return bool(tasks)
 
     # -- coming up -------------------------------------------------------------------------------------------------
 
@@ -116,18 +137,19 @@ class EngineLink:
 
     async def _try_connect(self) -> EngineClient:
         client = await self._source.connect(lambda step: self._events.on_state("starting", step, None, None))
+        listener: asyncio.Task[None] | None = None
         try:
             health = await self._await_ready(client)
             listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._listening = asyncio.create_task(self._listen(client, listening))
+            self._listening = listener = asyncio.create_task(self._listen(client, listening))
             await listening
             self._events.on_state("loading", "bringing the files to the engine", None, health)
             await self._events.on_attach(client)
-            if self._listening.done():
+            if listener.done():
                 raise EngineLostError("the engine ended")
         except BaseException:
-            if self._listening is not None:
-                self._listening.cancel()
+            if listener is not None:
+                listener.cancel()
             await client.close()
             raise
         self._client = client
@@ -174,6 +196,11 @@ class EngineLink:
             listening.cancel()
         await client.close()
         return error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _consume(task: asyncio.Task[Any]) -> None:

@@ -54,6 +54,11 @@ class RemoteContext:
                 await self._rebuild(client)
             await self._refresh(client)
 
+    def configure(self, instructions: str | None, order: Order) -> None:
+        """Counts from the next `attach` on."""
+        self._instructions = instructions
+        self._order = order
+
     async def refresh(self, client: EngineClient) -> ChunksResult:
         async with self._lock:
             return await self._refresh(client)

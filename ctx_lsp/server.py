@@ -71,6 +71,7 @@ class Server:
             types.TEXT_DOCUMENT_DID_CHANGE: lambda params: self.session.documents.change(params),
             types.TEXT_DOCUMENT_DID_CLOSE: lambda params: self.session.documents.close(params.text_document.uri),
             types.TEXT_DOCUMENT_DID_SAVE: lambda params: self.session.documents.save(params.text_document.uri),
+            types.WORKSPACE_DID_CHANGE_CONFIGURATION: lambda params: self.session.configuration.did_change(params),
             types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._watched_files,
             types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: lambda _: self.session.sources.set_folders(self._folders()),
             types.WINDOW_WORK_DONE_PROGRESS_CANCEL: lambda params: self.session.editor.cancel_progress(params.token),

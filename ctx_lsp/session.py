@@ -12,23 +12,28 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lsprotocol import types
 
+from ctx_lsp.configuration import Configuration
 from ctx_lsp.documents import Documents
 from ctx_lsp.editor import Editor
 from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
 from ctx_lsp.engine_link import EngineLink, LinkEvents
 from ctx_lsp.engine_process import EngineProcess
-from ctx_lsp.engine_source import LocalEngine
-from ctx_lsp.options import engine_config, parse_options
-from ctx_lsp.protocol import ChunksResult, PopulateState, ServerState
+from ctx_lsp.engine_source import EngineSource, LocalEngine
+from ctx_lsp.options import engine_config
+from ctx_lsp.protocol import ChunksResult, InitializationOptions, PopulateState, ServerState
+from ctx_lsp.reconfigure import reconfigure
 from ctx_lsp.remote_context import RemoteContext
+from ctx_lsp.settings import Settings
 from ctx_lsp.shelf import EngineShelf
 from ctx_lsp.sources import SourceNames
 from ctx_lsp.status import StatusBoard
+from ctx_lsp.usage import Usage
 from engine.errors import EngineError
 from engine.types import ChunksChanged, EngineEvent, PopulateFailed, PopulateProgress
 
@@ -45,21 +50,20 @@ class Session:
 
     def __init__(self, editor: Editor, initialization_options: Any, folders: list[Path], encoding: str) -> None:
         """Raises WireError for options that can't be meant."""
-        parsed = parse_options(initialization_options)
-        self.warnings = parsed.warnings
-        self.options = parsed.options
+        self.settings = Settings(initialization_options)
+        self.configuration = Configuration(editor, self.settings, partial(reconfigure, self))
         self.editor = editor
         self.encoding = encoding
         self.sources = SourceNames(folders)
         self.documents = Documents(self.sources, self.options.documents, self.options.debounce_ms / 1000, encoding)
-        config = engine_config(self.options)
-        self.status = StatusBoard(editor, config.model, lambda: self._spawn(self._stop_populating()))
+        model = engine_config(self.options).model
+        self.status = StatusBoard(editor, model, lambda: self._spawn(self._stop_populating()))
         self.context = RemoteContext(
             _context_id(folders), self.options.instructions, self.options.order, self._on_chunks
         )
-        source = LocalEngine(EngineProcess(config, self.options.idle_timeout))
         events = LinkEvents(self._on_state, self._on_attach, self._on_event)
-        self.link = EngineLink(source, self.context.id, events)
+        self.link = EngineLink(_engine_source(self.options), self.context.id, events)
+        self._usage = Usage()
         self._stale = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -68,8 +72,10 @@ class Session:
 
     def start(self) -> None:
         """Begins what goes on by itself: bringing up the engine, following documents and chunks."""
-        for warning in self.warnings:
+        for warning in self.settings.warnings:
             self.editor.log(warning, types.MessageType.Warning)
+        self.configuration.expect()
+        self._spawn(self.configuration.follow())
         self._spawn(self._bring_up())
         self._spawn(self._follow_documents())
         self._spawn(self._follow_chunks())
@@ -87,16 +93,51 @@ class Session:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.link.close()
 
+    @property
+    def options(self) -> InitializationOptions:
+        """As they are now."""
+        return self.settings.options
+
     # -- what requests need ----------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def engine(self) -> AsyncIterator[EngineClient]:
         """A ready engine that has this context, waited for if need be. Raises EngineError; says so if it gets lost."""
+        await self.configuration.settled()
         client = await self.link.client()
+        with self._usage:
+            try:
+                yield client
+            except EngineLostError:
+                raise await self.link.report_lost(client) from None
+
+    async def change_engine(self) -> None:
+        """Goes on with the engine that the options name now, and the same context, once no request uses the old one."""
+        await self._last_look()
+        self.status.update(model=engine_config(self.options).model)
+        if await self.link.switch(_engine_source(self.options)):
+            self._spawn(self._bring_up())
+
+    async def _last_look(self) -> None:
+        """Waits for a moment in which no request uses the engine and all that they left there is known."""
+        seen = -1
+        while seen != self._usage.total:
+            await self._usage.ended()
+            seen = self._usage.total
+            if self.link.current is not None:
+                with contextlib.suppress(EngineError):
+                    await self.context.refresh(self.link.current)
+
+    async def renew_context(self) -> None:
+        """Tells the engine, if it is there, of changed instructions and order."""
+        client = self.link.current
+        if client is None:
+            return  # attaching tells it
         try:
-            yield client
+            await self.context.attach(client)
+            await self.warm(client)
         except EngineLostError:
-            raise await self.link.report_lost(client) from None
+            await self.link.report_lost(client)
 
     async def flush(self, client: EngineClient) -> EngineShelf:
         """Brings the latest text of every document to the engine. Returns what it went through."""
@@ -134,6 +175,7 @@ class Session:
 
     async def _bring_up(self) -> None:
         try:
+            await self.configuration.settled()
             await self.link.client()
         except EngineError as error:
             self.editor.log(error.message, types.MessageType.Error)
@@ -218,6 +260,10 @@ class Session:
 
     def _on_refusal(self, source: str, reason: str) -> None:
         self.editor.log(f"{source} is not active in the context: {reason}", types.MessageType.Warning)
+
+
+def _engine_source(options: InitializationOptions) -> EngineSource:
+    return LocalEngine(EngineProcess(engine_config(options), options.idle_timeout))
 
 
 def _context_id(folders: list[Path]) -> str:

@@ -37,26 +37,29 @@ class EngineSetup:
         """For engines started from now on."""
         self.environment.setenv("FAKE_ENGINE", json.dumps(behavior))
 
+    def infos(self) -> dict[str, RuntimeInfo]:
+        """Of the engines that run, by model."""
+        infos = map(runtime_file.read, self.folder.glob("engine-*.json"))
+        return {info.model: info for info in infos if info is not None}
+
     def info(self) -> RuntimeInfo:
         """Of the engine that runs."""
-        (path,) = self.folder.glob("engine-*.json")
-        info = runtime_file.read(path)
-        assert info is not None
+        (info,) = self.infos().values()
         return info
 
     def kill(self) -> None:
         os.kill(self.info().pid, signal.SIGKILL)
 
-    async def state(self, **behavior: Any) -> dict[str, Any]:
-        """What the fake saw; `behavior` changes what it does from now on."""
-        return await self._tell("behavior", behavior)
+    async def state(self, model: str | None = None, **behavior: Any) -> dict[str, Any]:
+        """What the fake (of this model, where several run) saw; `behavior` changes what it does from now on."""
+        return await self._tell("behavior", behavior, model)
 
     async def publish(self, context: str, name: str, data: Any) -> None:
         """Makes the fake send an event."""
         await self._tell("publish", {"context": context, "name": name, "data": data})
 
-    async def _tell(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
-        info = self.info()
+    async def _tell(self, what: str, body: dict[str, Any], model: str | None = None) -> dict[str, Any]:
+        info = self.info() if model is None else self.infos()[model]
         headers = {"Authorization": f"Bearer {info.token}"}
         async with httpx.AsyncClient(base_url=info.url, headers=headers, trust_env=False) as client:
             response = await client.post(f"/fake/{what}", json=body)

@@ -31,10 +31,13 @@ class RpcError(Exception):
 
 
 class WireClient:
-    """Requests, notifications and everything the server sent. `received` has all its messages, in order."""
+    """Requests, notifications and everything the server sent. `received` has all its messages, in order; `replies`
+    answer its requests, by method, from their params, or raise an RpcError.
+    """
 
     def __init__(self) -> None:
         self.received: list[Message] = []
+        self.replies: dict[str, Callable[[Any], Any]] = {}
         self._arrived = asyncio.Event()
         self._next_id = FIRST_ID - 1
         self._farewell: str | None = None
@@ -105,11 +108,17 @@ class WireClient:
     # -- for those who read ----------------------------------------------------------------------------------------
 
     def take(self, message: Message) -> None:
-        """A message has come. Requests of the server are answered with null."""
+        """A message has come. Requests of the server without a reply are answered with null."""
         self.received.append(message)
         if "method" in message and "id" in message:
-            self.send({"id": message["id"], "result": None})
+            self.send({"id": message["id"], **self._reply(message)})
         self._arrived.set()
+
+    def _reply(self, message: Message) -> Message:
+        try:
+            return {"result": self.replies.get(message["method"], lambda _: None)(message["params"])}
+        except RpcError as error:
+            return {"error": {"code": error.code, "message": error.message}}
 
     def take_end(self, farewell: str) -> None:
         self._farewell = farewell
