@@ -351,7 +351,7 @@ class LoadResult:
 
 @frozen(kw_only=True)
 class RefsParams:
-    """Chunks by hash, unique hash prefix (4 or more digits), source, composition name or `#tag`."""
+    """Chunks by source, path, URI, `#tag`, hash, unique beginning of a hash (4 or more digits), glob or folder."""
 
     refs: tuple[str, ...]
 

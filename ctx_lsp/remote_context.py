@@ -12,7 +12,7 @@ from typing import Any
 
 from ctx_lsp.engine_client import EngineClient, Promptness
 from ctx_lsp.protocol import ChunkInfo, ChunksResult, Order, Plan
-from engine.errors import EngineError, UnknownChunkError
+from engine.errors import EngineError
 from engine.types import Message
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,19 @@ class RemoteContext:
     """
 
     def __init__(
-        self, id: str, instructions: str | None, order: Order, on_change: Callable[[ChunksResult], None]
+        self,
+        id: str,
+        instructions: str | None,
+        order: Order,
+        resolve: Callable[[Sequence[str], Sequence[ChunkInfo]], list[str]],
+        on_change: Callable[[ChunksResult], None],
     ) -> None:
         self.id = id
         self.state = ChunksResult(chunks=(), active_tokens=0, limit=0)
         self.sources: set[str] = set()
         self._instructions = instructions
         self._order = order
+        self._resolve = resolve
         self._on_change = on_change
         self._texts: dict[str, str] = {}
         self._lock = asyncio.Lock()
@@ -73,19 +79,6 @@ class RemoteContext:
     def find_source(self, source: str) -> ChunkInfo | None:
         return next((chunk for chunk in self.state.chunks if source in chunk.sources), None)
 
-    def expand(self, refs: Sequence[str]) -> list[str]:
-        """Refs with every `#tag` replaced by the hashes of the chunks that carry it. Raises UnknownChunkError."""
-        expanded: list[str] = []
-        for ref in refs:
-            if not ref.startswith("#"):
-                expanded.append(ref)
-                continue
-            tagged = [chunk.hash for chunk in self.state.chunks if ref[1:] in chunk.tags]
-            if not tagged:
-                raise UnknownChunkError(f"no chunk has the tag {ref}", ref=ref)
-            expanded += tagged
-        return list(dict.fromkeys(expanded))
-
     # -- changing --------------------------------------------------------------------------------------------------
 
     async def put(self, client: EngineClient, source: str, text: str, **fields: Any) -> ChunkInfo:
@@ -106,19 +99,19 @@ class RemoteContext:
 
     async def set_active(self, client: EngineClient, refs: Sequence[str], active: bool) -> tuple[ChunkInfo, ...]:
         async with self._lock:
-            chunks = await client.set_active(self.id, self.expand(refs), active)
+            chunks = await client.set_active(self.id, await self._hashes(client, refs), active)
             await self._refresh(client)
             return chunks
 
     async def set_pinned(self, client: EngineClient, refs: Sequence[str], pinned: bool) -> tuple[ChunkInfo, ...]:
         async with self._lock:
-            chunks = await client.set_pinned(self.id, self.expand(refs), pinned)
+            chunks = await client.set_pinned(self.id, await self._hashes(client, refs), pinned)
             await self._refresh(client)
             return chunks
 
     async def compose(self, client: EngineClient, refs: Sequence[str], name: str) -> ChunkInfo:
         async with self._lock:
-            chunk = await client.compose(self.id, self.expand(refs), name)
+            chunk = await client.compose(self.id, await self._hashes(client, refs), name)
             await self._refresh(client)
             return chunk
 
@@ -128,7 +121,7 @@ class RemoteContext:
         removed = [tag[1:].removeprefix("#") for tag in tags if tag.startswith("-")]
         async with self._lock:
             chunks = []
-            for ref in self.expand(refs):
+            for ref in await self._hashes(client, refs):
                 chunk = await client.tag(self.id, ref, added) if added else None
                 chunk = await client.tag(self.id, ref, removed, remove=True) if removed else chunk
                 chunks += [chunk] if chunk is not None else []
@@ -137,7 +130,7 @@ class RemoteContext:
 
     async def delete(self, client: EngineClient, refs: Sequence[str]) -> tuple[str, ...]:
         async with self._lock:
-            hashes = await client.delete(self.id, self.expand(refs))
+            hashes = await client.delete(self.id, await self._hashes(client, refs))
             await self._refresh(client)
             return hashes
 
@@ -149,7 +142,8 @@ class RemoteContext:
     # -- asking ----------------------------------------------------------------------------------------------------
 
     async def populate(self, client: EngineClient, refs: Sequence[str] | None = None) -> Plan:
-        return await client.populate(self.id, None if refs is None else self.expand(refs))
+        async with self._lock:
+            return await client.populate(self.id, None if refs is None else await self._hashes(client, refs))
 
     async def stop_populating(self, client: EngineClient) -> None:
         await client.stop_populating(self.id)
@@ -161,6 +155,10 @@ class RemoteContext:
         return await client.plan(self.id, messages, promptness)
 
     # -- inside the lock -------------------------------------------------------------------------------------------
+
+    async def _hashes(self, client: EngineClient, refs: Sequence[str]) -> list[str]:
+        """What the refs mean now. Raises EngineError."""
+        return self._resolve(refs, (await self._refresh(client)).chunks)
 
     async def _refresh(self, client: EngineClient) -> ChunksResult:
         before, self.state = self.state, await client.describe_context(self.id)

@@ -28,6 +28,7 @@ from ctx_lsp.engine_source import EngineSource, LocalEngine
 from ctx_lsp.options import engine_config
 from ctx_lsp.protocol import ChunksResult, InitializationOptions, PopulateState, ServerState
 from ctx_lsp.reconfigure import reconfigure
+from ctx_lsp.refs import Refs
 from ctx_lsp.remote_context import RemoteContext
 from ctx_lsp.settings import Settings
 from ctx_lsp.shelf import EngineShelf
@@ -59,7 +60,11 @@ class Session:
         model = engine_config(self.options).model
         self.status = StatusBoard(editor, model, lambda: self._spawn(self._stop_populating()))
         self.context = RemoteContext(
-            _context_id(folders), self.options.instructions, self.options.order, self._on_chunks
+            _context_id(folders),
+            self.options.instructions,
+            self.options.order,
+            Refs(self.sources).resolve,
+            self._on_chunks,
         )
         events = LinkEvents(self._on_state, self._on_attach, self._on_event)
         self.link = EngineLink(_engine_source(self.options), self.context.id, events)

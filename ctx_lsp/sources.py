@@ -69,6 +69,10 @@ class SourceNames:
             self._names[path] = name
         return self._names[path]
 
+    def known(self, path: Path) -> str | None:
+        """The name that a path was given; None if it was given none, and it gets none by this."""
+        return self._names.get(path)
+
     def path(self, name: str) -> Path | None:
         """The path that has this name; None for URIs and names that were never given."""
         return self._paths.get(name)
