@@ -14,17 +14,27 @@ from ctx_lsp.chat import Chats
 from ctx_lsp.loading import load_files
 from ctx_lsp.protocol import (
     ChunkList,
+    ChunksResult,
     ClearParams,
     ClearResult,
     CommandResult,
     ComposeParams,
     DeleteResult,
+    EngineStats,
     LoadParams,
+    MoveParams,
     NoParams,
+    PlanParams,
     PopulateParams,
     RefsParams,
+    SavedInfo,
+    SavedList,
+    SavedParams,
+    StatsResult,
     TagParams,
 )
+from ctx_lsp.saved_contexts import SavedContext
+from ctx_lsp.saving import Saving
 from ctx_lsp.selections import add_selection
 from ctx_lsp.session import Session
 
@@ -35,6 +45,7 @@ class Commands:
     def __init__(self, session: Session, chats: Chats) -> None:
         self._session = session
         self._chats = chats
+        self._saving = Saving(session)
 
     def table(self) -> dict[str, Callable[[Any], Awaitable[CommandResult]]]:
         """Handlers by command name; what each takes is in `protocol.METHODS`."""
@@ -47,10 +58,21 @@ class Commands:
             protocol.UNPIN_COMMAND: self.unpin,
             protocol.POPULATE_COMMAND: self.populate,
             protocol.COMPOSE_COMMAND: self.compose,
+            protocol.MOVE_COMMAND: self.move,
             protocol.TAG_COMMAND: self.tag,
+            protocol.SAVE_COMMAND: self.save,
+            protocol.RESTORE_COMMAND: self.restore,
+            protocol.SAVED_COMMAND: self.saved,
+            protocol.FORGET_COMMAND: self.forget,
+            protocol.PLAN_COMMAND: self.plan,
+            protocol.STATS_COMMAND: self.stats,
             protocol.DELETE_COMMAND: self.delete,
             protocol.CLEAR_COMMAND: self.clear,
         }
+
+    def saved_names(self) -> Sequence[str]:
+        """Of the saved contexts. Blocking; call it on a thread."""
+        return self._saving.names()
 
     async def load(self, params: LoadParams) -> CommandResult:
         async with self._engine() as client:
@@ -88,6 +110,12 @@ class Commands:
             await self._session.warm(client)
         return CommandResult(markdown=markdown.composed(chunk), data=chunk)
 
+    async def move(self, params: MoveParams) -> CommandResult:
+        async with self._engine() as client:
+            result = await self._session.context.move(client, params.refs, params.position)
+            await self._session.warm(client)
+        return CommandResult(markdown=markdown.context(result), data=result)
+
     async def tag(self, params: TagParams) -> CommandResult:
         async with self._engine() as client:
             chunks = await self._session.context.tag(client, params.refs, params.tags)
@@ -100,6 +128,37 @@ class Commands:
             self._session.documents.dismiss(source for hash in hashes for source in before.get(hash, ()))
             await self._session.warm(client)
         return CommandResult(markdown=markdown.deleted(hashes), data=DeleteResult(hashes=hashes))
+
+    async def save(self, params: SavedParams) -> CommandResult:
+        async with self._engine() as client:
+            info = _info(await self._saving.save(client, params.name))
+        return CommandResult(markdown=markdown.saved(info), data=info)
+
+    async def restore(self, params: SavedParams) -> CommandResult:
+        async with self._engine() as client:
+            result = await self._saving.restore(client, params.name)
+            await self._session.warm(client)
+        return CommandResult(markdown=markdown.restored(result), data=result)
+
+    async def saved(self, _: NoParams) -> CommandResult:
+        """Needs no engine, as `forget` doesn't."""
+        contexts = tuple(_info(context) for context in await self._saving.all())
+        return CommandResult(markdown=markdown.saved_list(contexts), data=SavedList(contexts=contexts))
+
+    async def forget(self, params: SavedParams) -> CommandResult:
+        info = _info(await self._saving.forget(params.name))
+        return CommandResult(markdown=markdown.forgotten(info), data=info)
+
+    async def plan(self, params: PlanParams) -> CommandResult:
+        plan = await self._chats.plan(params)
+        pinned = {chunk.hash for chunk in self._session.context.state.chunks if chunk.pinned}
+        return CommandResult(markdown=markdown.plan(plan, pinned), data=plan)
+
+    async def stats(self, _: NoParams) -> CommandResult:
+        async with self._engine() as client:
+            state = await self._session.context.refresh(client)
+            result = _stats(state, await client.stats())
+        return CommandResult(markdown=markdown.stats(result), data=result)
 
     async def clear(self, params: ClearParams) -> CommandResult:
         """Without `scope`, everything goes; conversations go without asking the engine."""
@@ -132,3 +191,21 @@ class Commands:
         async with self._session.engine() as client:
             await self._session.flush(client)
             yield client
+
+
+def _info(context: SavedContext) -> SavedInfo:
+    active = sum(chunk.tokens for chunk in context.chunks if chunk.active)
+    return SavedInfo(name=context.name, saved=context.saved, chunks=len(context.chunks), active_tokens=active)
+
+
+def _stats(state: ChunksResult, engine: EngineStats | None) -> StatsResult:
+    active = [chunk for chunk in state.chunks if chunk.active]
+    return StatsResult(
+        chunks=len(state.chunks),
+        active_chunks=len(active),
+        tokens=sum(chunk.tokens for chunk in state.chunks),
+        active_tokens=state.active_tokens,
+        warm_tokens=sum(chunk.warm_tokens for chunk in active),
+        limit=state.limit,
+        engine=engine,
+    )

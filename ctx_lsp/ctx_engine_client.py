@@ -18,7 +18,7 @@ import httpx
 from ctx_lsp import wire
 from ctx_lsp.engine_client import AnswerEnd, AnswerPiece, EngineLostError, Health, Promptness, RemoteEngineError, Turn
 from ctx_lsp.engine_events import SseEvent, read_events
-from ctx_lsp.protocol import ChunkInfo, ChunkPlan, ChunksResult, DeltaKind, Order, Plan, Timing, Usage
+from ctx_lsp.protocol import ChunkInfo, ChunkPlan, ChunksResult, DeltaKind, EngineStats, Order, Plan, Timing, Usage
 from engine.errors import EngineBusyError, EngineError
 from engine.types import ChunksChanged, EngineEvent, Message, PopulateFailed, PopulateProgress
 
@@ -54,6 +54,9 @@ class CtxEngineClient:
     async def health(self) -> Health:
         body = await self._call("GET", "/health")
         return Health(**{field.name: body.get(field.name) for field in fields(Health)})
+
+    async def stats(self) -> EngineStats | None:
+        return _read(await self._call("GET", "/v1/stats"), EngineStats)
 
     # -- contexts --------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ctx_lsp.protocol import (
     ChunkPlan,
     ChunksResult,
     DeltaKind,
+    EngineStats,
     Fidelity,
     Order,
     Plan,
@@ -108,6 +109,10 @@ class EngineClient(Protocol):
     async def close(self) -> None: ...
 
     async def health(self) -> Health: ...
+
+    async def stats(self) -> EngineStats | None:
+        """What the engine has counted; None if it doesn't count."""
+        ...
 
     # -- contexts --------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 
-from ctx_lsp.protocol import ChunkInfo, ChunksResult, LoadResult, Plan, SlashUsage
+from ctx_lsp.protocol import (
+    ChunkInfo,
+    ChunksResult,
+    LoadResult,
+    Plan,
+    RestoreResult,
+    SavedInfo,
+    SlashUsage,
+    StatsResult,
+)
 
 SHORT_HASH = 8
 
@@ -100,6 +109,61 @@ def composed(chunk: ChunkInfo) -> str:
 def deleted(hashes: Sequence[str]) -> str:
     names = ", ".join(f"`{hash[:SHORT_HASH]}`" for hash in hashes)
     return f"Deleted {_count(len(hashes), 'chunk')}: {names}." if hashes else "Nothing was deleted."
+
+
+def saved(info: SavedInfo) -> str:
+    return f"Saved {_count(info.chunks, 'chunk')} as **{_escape(info.name)}**."
+
+
+def saved_list(contexts: Sequence[SavedInfo]) -> str:
+    if not contexts:
+        return "No context was saved."
+    rows = (
+        (
+            _escape(context.name),
+            f"{context.chunks:,}",
+            f"{context.active_tokens:,}",
+            context.saved[:16].replace("T", " "),
+        )
+        for context in contexts
+    )
+    return _table(("context", "chunks", "active tokens", "saved (UTC)"), rows)
+
+
+def restored(result: RestoreResult) -> str:
+    parts = [f"Restored **{_escape(result.name)}**, {_count(len(result.chunks), 'chunk')}."]
+    remarks = {
+        "Changed since": result.changed,
+        "Gone, and back as they were saved": result.recovered,
+        "Could not be brought back": result.lost,
+    }
+    parts += [f"{remark}: {', '.join(f'`{name}`' for name in names)}." for remark, names in remarks.items() if names]
+    return "\n\n".join([*parts, chunk_table(result.chunks)])
+
+
+def forgotten(info: SavedInfo) -> str:
+    return f"Forgot **{_escape(info.name)}**."
+
+
+def stats(result: StatsResult) -> str:
+    """The context's numbers, then the engine's."""
+    rows = [
+        ("chunks", f"{result.chunks:,}, {result.active_chunks:,} of them active"),
+        ("active tokens", f"{result.active_tokens:,} of {result.limit:,}"),
+        ("warm tokens", f"{result.warm_tokens:,} of {result.active_tokens:,}"),
+    ]
+    if (engine := result.engine) is not None:
+        used, total = (count * engine.block_size for count in (engine.blocks_used, engine.blocks_total))
+        rows += [
+            ("KV pool of the engine", f"{used:,} of {total:,} tokens, {engine.segments:,} segments"),
+            (
+                "computed since it started",
+                f"{engine.tokens_prefilled:,} prefilled, {engine.tokens_decoded:,} generated",
+            ),
+            ("answers", f"{engine.running:,} running, {engine.queued:,} waiting"),
+            ("contexts", f"{engine.contexts:,}"),
+        ]
+    return _table(("", ""), rows)
 
 
 def usages(commands: Iterable[SlashUsage]) -> str:

@@ -373,6 +373,14 @@ class ComposeParams:
 
 
 @frozen(kw_only=True)
+class MoveParams:
+    """`position` counts from 0; negative ones from the end, where -1 is the last."""
+
+    refs: tuple[str, ...]
+    position: int
+
+
+@frozen(kw_only=True)
 class TagParams:
     refs: tuple[str, ...]
     tags: tuple[str, ...]
@@ -399,6 +407,71 @@ class DeleteResult:
 @frozen(kw_only=True)
 class ClearResult:
     scope: ClearScope
+
+
+@frozen(kw_only=True)
+class SavedParams:
+    """The name of a context that is saved, per workspace."""
+
+    name: str
+
+
+@frozen(kw_only=True)
+class SavedInfo:
+    """A context that was saved, with how many chunks and how many tokens of active ones; `saved` as ISO 8601 has it."""
+
+    name: str
+    saved: str
+    chunks: int
+    active_tokens: int
+
+
+@frozen(kw_only=True)
+class SavedList:
+    """The last saved first."""
+
+    contexts: tuple[SavedInfo, ...]
+
+
+@frozen(kw_only=True)
+class RestoreResult:
+    """The chunks that were saved, as they are now. In `changed` are sources that have another text by now, in
+    `recovered` those that were gone and came back as they were saved, in `lost` those that could not be brought back.
+    """
+
+    name: str
+    chunks: tuple[ChunkInfo, ...]
+    changed: tuple[str, ...]
+    recovered: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class EngineStats:
+    """What the engine has counted since it started, over all contexts."""
+
+    tokens_prefilled: int
+    tokens_decoded: int
+    running: int  # answers that are being generated
+    queued: int  # questions that wait
+    contexts: int
+    segments: int  # runs of tokens with KV
+    blocks_used: int
+    blocks_total: int
+    block_size: int  # tokens of KV in a block
+
+
+@frozen(kw_only=True)
+class StatsResult:
+    """Numbers of this context; `engine` is null where the engine doesn't count."""
+
+    chunks: int
+    active_chunks: int
+    tokens: int
+    active_tokens: int
+    warm_tokens: int  # of the active ones
+    limit: int
+    engine: EngineStats | None
 
 
 @frozen(kw_only=True)
@@ -431,7 +504,14 @@ PIN_COMMAND = "ctx.pin"
 UNPIN_COMMAND = "ctx.unpin"
 POPULATE_COMMAND = "ctx.populate"
 COMPOSE_COMMAND = "ctx.compose"
+MOVE_COMMAND = "ctx.move"
 TAG_COMMAND = "ctx.tag"
+SAVE_COMMAND = "ctx.save"
+RESTORE_COMMAND = "ctx.restore"
+SAVED_COMMAND = "ctx.saved"
+FORGET_COMMAND = "ctx.forget"
+PLAN_COMMAND = "ctx.plan"
+STATS_COMMAND = "ctx.stats"
 DELETE_COMMAND = "ctx.delete"
 CLEAR_COMMAND = "ctx.clear"
 
@@ -473,7 +553,14 @@ METHODS: dict[str, Method] = {
         _command(UNPIN_COMMAND, RefsParams, ChunkList),
         _command(POPULATE_COMMAND, PopulateParams, Plan),
         _command(COMPOSE_COMMAND, ComposeParams, ChunkInfo),
+        _command(MOVE_COMMAND, MoveParams, ChunksResult),
         _command(TAG_COMMAND, TagParams, ChunkList),
+        _command(SAVE_COMMAND, SavedParams, SavedInfo),
+        _command(RESTORE_COMMAND, SavedParams, RestoreResult),
+        _command(SAVED_COMMAND, NoParams, SavedList),
+        _command(FORGET_COMMAND, SavedParams, SavedInfo),
+        _command(PLAN_COMMAND, PlanParams, Plan),
+        _command(STATS_COMMAND, NoParams, StatsResult),
         _command(DELETE_COMMAND, RefsParams, DeleteResult),
         _command(CLEAR_COMMAND, ClearParams, ClearResult),
     )

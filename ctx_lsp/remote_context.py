@@ -6,18 +6,13 @@ Knows chunks and texts; knows nothing of documents, files or when an engine come
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ctx_lsp.arrangement import Wanted, arrange
 from ctx_lsp.engine_client import EngineClient, Promptness
 from ctx_lsp.protocol import ChunkInfo, ChunksResult, Order, Plan
-from engine.errors import EngineError
 from engine.types import Message
-
-logger = logging.getLogger(__name__)
-
-_COMPOSITION = "composition"
 
 
 class RemoteContext:
@@ -128,6 +123,24 @@ class RemoteContext:
             await self._refresh(client)
             return tuple(chunks)
 
+    async def move(self, client: EngineClient, refs: Sequence[str], position: int) -> ChunksResult:
+        """Puts chunks at a place in the order, as the refs have them; negative counts from the end."""
+        async with self._lock:
+            moved = await self._hashes(client, refs)
+            rest = [chunk.hash for chunk in self.state.chunks if chunk.hash not in moved]
+            place = position if position >= 0 else max(0, len(rest) + 1 + position)
+            for hash in moved:  # all to the end first, so that none of them counts while the others find their places
+                await client.move(self.id, hash, len(self.state.chunks))
+            for offset, hash in enumerate(moved):
+                await client.move(self.id, hash, min(place, len(rest)) + offset)
+            return await self._refresh(client)
+
+    async def arrange(self, client: EngineClient, wanted: Sequence[Wanted]) -> ChunksResult:
+        """Gives the chunks the state and order that are wanted; all others are left out of the prompt."""
+        async with self._lock:
+            await arrange(client, self.id, wanted)
+            return await self._refresh(client)
+
     async def delete(self, client: EngineClient, refs: Sequence[str]) -> tuple[str, ...]:
         async with self._lock:
             hashes = await client.delete(self.id, await self._hashes(client, refs))
@@ -170,36 +183,10 @@ class RemoteContext:
         return self.state
 
     async def _rebuild(self, client: EngineClient) -> None:
-        """Chunks first, then the compositions that are made of them, each put where it was, then what is pinned."""
-        compositions = [(at, chunk) for at, chunk in enumerate(self.state.chunks) if chunk.kind == _COMPOSITION]
+        """Texts first, then all else."""
         for chunk in self.state.chunks:
             text = self._texts.get(chunk.hash)
-            if chunk.kind != _COMPOSITION and text is not None:
-                await self._rebuild_chunk(client, chunk, text)
-        for position, chunk in compositions:
-            try:
-                await self._rebuild_composition(client, chunk, position)
-            except EngineError as error:
-                logger.warning("the composition %s is lost: %s", chunk.name, error.message)
-        await self._pin_again(client, {chunk.hash for chunk in self.state.chunks if chunk.pinned})
-
-    async def _pin_again(self, client: EngineClient, hashes: set[str]) -> None:
-        """Of what could be rebuilt; nothing else would be known there."""
-        chunks = (await client.describe_context(self.id)).chunks if hashes else ()
-        known = [chunk.hash for chunk in chunks if chunk.hash in hashes]
-        if known:
-            await client.set_pinned(self.id, known, True)
-
-    async def _rebuild_chunk(self, client: EngineClient, chunk: ChunkInfo, text: str) -> None:
-        for source in chunk.sources:
-            fields = {"kind": chunk.kind, "tags": list(chunk.tags), "active": chunk.active}
-            await client.add_chunk(self.id, text, source, **fields)
-
-    async def _rebuild_composition(self, client: EngineClient, chunk: ChunkInfo, position: int) -> None:
-        for name in chunk.sources:
-            await client.compose(self.id, chunk.parts, name)
-        if chunk.tags:
-            await client.tag(self.id, chunk.name, chunk.tags)
-        if not chunk.active:
-            await client.set_active(self.id, [chunk.name], False)
-        await client.move(self.id, chunk.name, position)
+            if text is not None:
+                for source in chunk.sources:
+                    await client.add_chunk(self.id, text, source, kind=chunk.kind)
+        await arrange(client, self.id, self.state.chunks)

@@ -60,6 +60,11 @@ class Server:
         assert self._chats is not None
         return self._chats
 
+    @property
+    def commands(self) -> Commands:
+        assert self._commands is not None
+        return self._commands
+
     # -- wiring ----------------------------------------------------------------------------------------------------
 
     def _register(self) -> None:
@@ -114,18 +119,13 @@ class Server:
             return await self.session.context.refresh(client)
 
     async def _command(self, name: str, params: Any) -> CommandResult:
-        assert self._commands is not None
-        return await self._commands.table()[name](params)
+        return await self.commands.table()[name](params)
 
     async def _slash(self, params: protocol.SlashParams) -> CommandResult:
         call = slash.parse(params.text, params.conversation_id)
         if call.target == slash.HELP:
             usages = slash.usages(call.params)
             return CommandResult(markdown=markdown.usages(usages), data=HelpResult(commands=usages))
-        if call.target == protocol.PLAN:
-            plan = await self.chats.plan(call.params)
-            pinned = {chunk.hash for chunk in self.session.context.state.chunks if chunk.pinned}
-            return CommandResult(markdown=markdown.plan(plan, pinned), data=plan)
         return await self._command(call.target, call.params)
 
     async def _slash_complete(self, params: protocol.SlashCompleteParams) -> SlashCompleteResult:
@@ -133,6 +133,7 @@ class Server:
         surroundings = Surroundings(
             chunks=session.context.state.chunks,
             paths=lambda typed: workspace_files.complete_path(typed, session.sources.base),
+            saved=self.commands.saved_names,
             units=lambda text: text_sync.units(text, session.encoding),
         )
         return await asyncio.to_thread(slash_complete.complete, params.text, surroundings)

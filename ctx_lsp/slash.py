@@ -17,10 +17,12 @@ from ctx_lsp.protocol import (
     ClearScope,
     ComposeParams,
     LoadParams,
+    MoveParams,
     NoParams,
     PlanParams,
     PopulateParams,
     RefsParams,
+    SavedParams,
     SlashUsage,
     TagParams,
 )
@@ -45,7 +47,7 @@ class UnknownSlashError(SlashError):
 
 @dataclass(frozen=True)
 class SlashCall:
-    """A line that was understood: `target` is a command's or a request's name in `protocol.METHODS`, or `/help`."""
+    """A line that was understood: `target` is a command's name in `protocol.METHODS`, or `/help`."""
 
     target: str
     params: Any
@@ -57,7 +59,8 @@ class SlashCommand:
 
     Attributes:
         arguments: how they are written in the usage line.
-        completes: what its arguments are: ``paths``, ``refs``, ``scopes``, ``commands`` or nothing that can be known.
+        completes: what its arguments are: ``paths``, ``refs``, ``saved`` contexts, ``scopes``, ``commands``, or nothing
+            that can be known.
         fewest: how many arguments it needs.
         read: makes the params from the arguments, the raw rest of the line and the conversation's id.
     """
@@ -80,6 +83,20 @@ def _scope(arguments: Sequence[str], conversation: str) -> ClearParams:
     if scope not in get_args(ClearScope):
         raise SlashError(f"/clear takes {', '.join(get_args(ClearScope))}, not {scope!r}")
     return ClearParams(scope=scope, conversation_id=conversation)  # type: ignore[arg-type]
+
+
+def _place(text: str) -> int:
+    """As `ctx.move` counts it. Raises SlashError."""
+    named = {"first": 0, "last": -1}
+    if text in named:
+        return named[text]
+    if not text.isdecimal() or int(text) < 1:
+        raise SlashError(f"/move takes first, last, or a number from 1 as the last argument, not {text!r}")
+    return int(text) - 1
+
+
+def _saved(name: str, summary: str, target: str) -> SlashCommand:
+    return SlashCommand(name, "NAME", summary, "saved", 1, target, lambda args, _, __: SavedParams(name=" ".join(args)))
 
 
 def _refs(name: str, summary: str, target: str) -> SlashCommand:
@@ -122,6 +139,15 @@ COMMANDS: dict[str, SlashCommand] = {
             lambda args, _, __: ComposeParams(refs=tuple(args[1:]), name=args[0]),
         ),
         SlashCommand(
+            "/move",
+            "CHUNK… PLACE",
+            "put chunks at a place in the prompt: first, last, or a number from 1",
+            "refs",
+            2,
+            protocol.MOVE_COMMAND,
+            lambda args, _, __: MoveParams(refs=tuple(args[:-1]), position=_place(args[-1])),
+        ),
+        SlashCommand(
             "/tag",
             "TAG CHUNK…",
             "tag chunks; #TAG then stands for all of them, -TAG takes it off",
@@ -130,6 +156,12 @@ COMMANDS: dict[str, SlashCommand] = {
             protocol.TAG_COMMAND,
             lambda args, _, __: TagParams(refs=tuple(args[1:]), tags=(args[0],)),
         ),
+        _saved("/save", "keep the context under a name", protocol.SAVE_COMMAND),
+        _saved("/restore", "bring a saved context back", protocol.RESTORE_COMMAND),
+        SlashCommand(
+            "/saved", "", "show the saved contexts", "", 0, protocol.SAVED_COMMAND, lambda _, __, ___: NoParams()
+        ),
+        _saved("/forget", "delete a saved context", protocol.FORGET_COMMAND),
         _refs("/delete", "remove chunks from the context", protocol.DELETE_COMMAND),
         SlashCommand(
             "/clear",
@@ -146,8 +178,11 @@ COMMANDS: dict[str, SlashCommand] = {
             "what a question would cost, without asking it",
             "",
             1,
-            protocol.PLAN,
+            protocol.PLAN_COMMAND,
             lambda _, rest, conversation: PlanParams(text=rest, conversation_id=conversation),
+        ),
+        SlashCommand(
+            "/stats", "", "count chunks, tokens and KV", "", 0, protocol.STATS_COMMAND, lambda _, __, ___: NoParams()
         ),
         SlashCommand(HELP, "[COMMAND]", "show this list", "commands", 0, HELP, lambda args, _, __: tuple(args)),
     )
@@ -158,7 +193,7 @@ def parse(line: str, conversation: str) -> SlashCall:
     """Understands a line. Raises SlashError."""
     name, _, rest = line.strip().partition(" ")
     command = find(name)
-    if command.target == protocol.PLAN:
+    if command.target == protocol.PLAN_COMMAND:
         arguments: Sequence[str] = rest.split()
     else:
         arguments = split(rest)

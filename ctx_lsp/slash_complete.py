@@ -18,11 +18,13 @@ class Surroundings:
     Attributes:
         chunks: of the context, as last seen.
         paths: completes the beginning of a path.
+        saved: names of the saved contexts.
         units: length of a text as the client counts it.
     """
 
     chunks: Sequence[ChunkInfo]
     paths: Callable[[str], Sequence[str]]
+    saved: Callable[[], Sequence[str]]
     units: Callable[[str], int]
 
 
@@ -47,6 +49,8 @@ def _arguments(name: str, typed: str, surroundings: Surroundings) -> list[SlashI
     if kind == "refs":
         refs = slash.refs_of(surroundings.chunks)
         return [_item(ref, _quoted(ref), detail) for ref, detail in refs.items() if _matches(ref, typed)]
+    if kind == "saved":
+        return [_item(name, _quoted(name), "") for name in surroundings.saved() if name.startswith(typed)]
     words = {"scopes": list(get_args(ClearScope)), "commands": list(slash.COMMANDS)}.get(kind, [])
     return [_item(word, word, "") for word in words if _matches(word, typed)]
 

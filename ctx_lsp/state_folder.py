@@ -16,7 +16,20 @@ from pathlib import Path
 
 import platformdirs
 
+from engine.errors import EngineError
+
 FOLDER_VARIABLE = "CTX_LSP_STATE_DIR"
+
+
+class StateFolderError(EngineError):
+    """A file of the state folder can't be read or written; `data["path"]` is its path."""
+
+    code = "state_unavailable"
+    status = 500
+
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> StateFolderError:
+        return cls(f"{path} can't be used: {error.strerror or error}", path=str(path))
 
 
 def state_folder() -> Path:

@@ -29,6 +29,11 @@ def show_metrics(services: ServicesDep) -> Response:
     return Response(metrics.exposition(services), media_type=metrics.CONTENT_TYPE)
 
 
+@router.get("/v1/stats")
+def stats(services: ServicesDep) -> dict[str, Any]:
+    return asdict(services.host.engine().stats())
+
+
 @router.post("/v1/shutdown")
 async def shutdown(services: ServicesDep) -> Response:
     """Ends the process once this answer is on its way."""

@@ -117,6 +117,10 @@ class Fake:
             "version": "0",
         }
 
+    def stats(self) -> dict[str, Any]:
+        names = ("tokens_prefilled", "tokens_decoded", "running", "queued", "segments", "blocks_used", "steps")
+        return dict.fromkeys(names, 0) | {"contexts": len(self.contexts), "blocks_total": 10, "block_size": 64}
+
     def state(self) -> dict[str, Any]:
         contexts = {
             id: [chunk.info() | {"text": chunk.text} for chunk in chunks] for id, chunks in self.contexts.items()
@@ -222,6 +226,8 @@ class Fake:
                 return {"chunks": [chunk.info() for chunk in self.chunks(id)]}
             case "compose":
                 parts = [self.find(id, ref) for ref in body["refs"]]
+                if not parts:
+                    raise ApiError(400, "invalid_request", "a composition needs at least one chunk")
                 text = "".join(part.text for part in parts) + "\0composed"
                 hashes = tuple(part.hash for part in parts)
                 self.chunks(id).append(Chunk(text, "composition", (body["name"],), parts=hashes))

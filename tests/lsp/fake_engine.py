@@ -69,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.stream_events(query["context"][0])
         if fake.health()["status"] != "ready":
             raise ApiError(503, "engine_loading", "loading")
+        if path == "/v1/stats":
+            return self.send_json(fake.stats())
         if path == "/v1/chat/completions":
             return self.stream_chat(body)
         self.answer_context(path, body)

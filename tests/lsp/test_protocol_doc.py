@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import ctx_lsp.engine_client
-import ctx_lsp.engine_link
-import ctx_lsp.engine_process
 import ctx_lsp.slash
 from ctx_lsp import options, protocol, wire
 from engine import errors
@@ -87,15 +86,17 @@ def test_every_slash_command_is_explained_with_its_own_words() -> None:
         assert f"| `{usage}` | {command.summary} |" in DOCUMENT
 
 
+def subclasses(cls: type[Any]) -> set[type[Any]]:
+    return {cls}.union(*(subclasses(inner) for inner in cls.__subclasses__()))
+
+
 def test_every_error_code_is_explained() -> None:
-    modules = (errors, ctx_lsp.engine_client, ctx_lsp.engine_link, ctx_lsp.engine_process, ctx_lsp.slash)
-    classes = {
-        value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, errors.EngineError)
-    }
-    codes = {cls.code for cls in classes} | {"engine_incompatible"}
+    for module in pkgutil.iter_modules(ctx_lsp.__path__, "ctx_lsp."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    classes = subclasses(errors.EngineError)
+    ours = [cls for cls in classes if cls.__module__ == errors.__name__ or cls.__module__.startswith("ctx_lsp.")]
+    codes = {cls.code for cls in ours} | {"engine_incompatible"}
     documented = set(re.findall(r"`(\w+)`", DOCUMENT.split("## Errors")[1].split("## Environment")[0]))
     assert codes <= documented
     for code in (protocol.INVALID_PARAMS, protocol.REQUEST_FAILED, protocol.REQUEST_CANCELLED):

@@ -15,10 +15,12 @@ from ctx_lsp.protocol import (
     ClearParams,
     ComposeParams,
     LoadParams,
+    MoveParams,
     NoParams,
     PlanParams,
     PopulateParams,
     RefsParams,
+    SavedParams,
     TagParams,
 )
 from ctx_lsp.slash_complete import Surroundings, complete
@@ -41,10 +43,17 @@ from tests.lsp.wire_client import RpcError
         ('/compose "the tests" a b', "ctx.compose", ComposeParams(refs=("a", "b"), name="the tests")),
         ("/tag important a b", "ctx.tag", TagParams(refs=("a", "b"), tags=("important",))),
         ("/tag -important a", "ctx.tag", TagParams(refs=("a",), tags=("-important",))),
+        ("/move a #b last", "ctx.move", MoveParams(refs=("a", "#b"), position=-1)),
+        ("/move a 1", "ctx.move", MoveParams(refs=("a",), position=0)),
+        ("/save bug 17", "ctx.save", SavedParams(name="bug 17")),
+        ("/restore 'bug 17'", "ctx.restore", SavedParams(name="bug 17")),
+        ("/saved", "ctx.saved", NoParams()),
+        ("/forget parser", "ctx.forget", SavedParams(name="parser")),
+        ("/stats", "ctx.stats", NoParams()),
         ("/delete a", "ctx.delete", RefsParams(refs=("a",))),
         ("/clear", "ctx.clear", ClearParams(conversation_id="c")),
         ("/clear outputs", "ctx.clear", ClearParams(scope="outputs", conversation_id="c")),
-        ("/plan What's  this?", "ctx/plan", PlanParams(text="What's  this?", conversation_id="c")),
+        ("/plan What's  this?", "ctx.plan", PlanParams(text="What's  this?", conversation_id="c")),
         ("/help load", "/help", ("load",)),
     ],
 )
@@ -61,6 +70,11 @@ def test_lines_that_are_understood(line: str, target: str, params: Any) -> None:
         ("/load", "invalid_slash_command", "usage: /load PATH… (load files, folders and globs)"),
         ("/compose name", "invalid_slash_command", "usage: /compose NAME CHUNK…"),
         ("/load 'open", "invalid_slash_command", "a quote is not closed: 'open"),
+        (
+            "/move a 0",
+            "invalid_slash_command",
+            "/move takes first, last, or a number from 1 as the last argument, not '0'",
+        ),
         ("/clear everything", "invalid_slash_command", "/clear takes all, outputs, conversation, not 'everything'"),
     ],
 )
@@ -108,6 +122,7 @@ def paths(typed: str) -> Sequence[str]:
 SURROUNDINGS = Surroundings(
     chunks=(chunk("src/main.py", tags=("tests",), pinned=True), chunk("my file.py", active=False)),
     paths=paths,
+    saved=lambda: ["bug 17", "parser"],
     units=lambda text: units(text, "utf-16"),
 )
 
@@ -128,6 +143,8 @@ SURROUNDINGS = Surroundings(
         ("/compose x src", 11, ["src/main.py"]),
         ("/pin my", 5, ['"my file.py"']),
         ("/unp", 0, ["/unpin"]),
+        ("/restore ", 9, ['"bug 17"', "parser"]),
+        ("/forget pa", 8, ["parser"]),
         ("/clear o", 7, ["outputs"]),
         ("/help /lo", 6, ["/load"]),
         ("/nope x", 6, []),

@@ -10,7 +10,14 @@ import pytest
 from tests.serve.fake_engine import FakeEngine
 from tests.serve.serving import TOKEN, Served, error_of, serving
 
-ROUTES = [("GET", "/health"), ("GET", "/metrics"), ("GET", "/v1/models"), ("POST", "/v1/shutdown"), ("GET", "/nowhere")]
+ROUTES = [
+    ("GET", "/health"),
+    ("GET", "/metrics"),
+    ("GET", "/v1/stats"),
+    ("GET", "/v1/models"),
+    ("POST", "/v1/shutdown"),
+    ("GET", "/nowhere"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -132,6 +132,13 @@ def test_shutdown_ends_the_server() -> None:
         assert not served.thread.is_alive()
 
 
+def test_stats(served: Served) -> None:
+    served.put()
+    served.ask(max_tokens=2)
+    stats = served.client.get("/v1/stats").json()
+    assert (stats["tokens_decoded"], stats["contexts"], stats["running"]) == (2, 1, 0)
+
+
 def test_metrics(served: Served) -> None:
     served.put()
     served.ask(max_tokens=2)
