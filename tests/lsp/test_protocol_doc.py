@@ -13,13 +13,12 @@ import pytest
 
 import ctx_lsp.slash
 from ctx_lsp import options, protocol, wire
+from ctx_lsp.generate.shapes import wire_types
+from ctx_lsp.generate.typescript import interface
 from engine import errors
-from tests.lsp.typescript import interface
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
-WIRE_TYPES = {
-    name: value for name, value in vars(protocol).items() if wire.is_wire_type(value) and value is not protocol.Method
-}
+WIRE_TYPES = {cls.__name__: cls for cls in wire_types()}
 SECTIONS = {
     match[1]: match[2]
     for match in re.finditer(r"^### `([^`]+)`\n(.*?)(?=^##|\Z)", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
