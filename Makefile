@@ -19,7 +19,7 @@ SOURCES  := engine ctx_lsp benchmarks tests
 say       = @[ -t 1 ] && printf '\033[1m==> %s\033[0m\n' "$(1)" || printf '==> %s\n' "$(1)"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv chat test test-answers lint types unit format dist clean
+.PHONY: help venv chat test test-answers lint types unit format protocol dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-answers: $(VENV)/.ready-dev ## fetch a model that gives real answers (491 M
 format: $(VENV)/.ready-dev ## put the code in order
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+protocol: $(VENV)/.ready-dev ## the protocol's types for the editors, from ctx_lsp/protocol.py
+	@$(BIN)/python -m ctx_lsp.generate
 
 dist: $(VENV)/.ready-dev ## wheel and sdist in dist/
 	@rm -rf dist

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctx_lsp import wire
-from ctx_lsp.protocol import InitializationOptions
+from ctx_lsp.protocol import VERSION, InitializationOptions
 from engine.config import EngineConfig
 from engine.errors import InvalidRequestError
 
@@ -30,6 +30,7 @@ def parse_options(value: Any) -> ParsedOptions:
     if not isinstance(value, dict | None):
         raise wire.WireError(["expected an object"])
     given = flatten(value or {})
+    _check_version(given.get("protocolVersion"))
     options = wire.from_json(nest(given), InitializationOptions)
     if problems := _out_of_range(options):
         raise wire.WireError(problems)
@@ -73,6 +74,13 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(inner := value.setdefault(group, {}), dict):
             inner[name] = item
     return value
+
+
+def _check_version(version: Any) -> None:
+    """Before all else: in another version the other keys may mean something else. Raises WireError."""
+    if type(version) is int and version != VERSION:
+        told = f"protocolVersion: this server speaks version {VERSION} of the protocol, the client version {version}"
+        raise wire.WireError([f"{told}: install a ctx-lsp and a client that belong together"])
 
 
 def _out_of_range(options: InitializationOptions) -> list[str]:

@@ -56,6 +56,7 @@ class EngineOptions:
 class InitializationOptions:
     """`initializationOptions` of `initialize`. Every key may be missing; unknown keys are ignored, and logged."""
 
+    protocol_version: int | None = None  # of this protocol, as the client speaks it; another one fails `initialize`
     model: str | None = None  # catalogue name, folder of safetensors, or path of a GGUF file
     device: str | None = None  # auto, cpu, cuda, cuda:1, …
     dtype: Literal["auto", "float32", "bfloat16"] | None = None  # of weights and KV

@@ -34,6 +34,8 @@ export interface EngineOptions {
 
 /** `initializationOptions` of `initialize`. Every key may be missing; unknown keys are ignored, and logged. */
 export interface InitializationOptions {
+  /** of this protocol, as the client speaks it; another one fails `initialize` */
+  protocolVersion?: number | null;
   /** catalogue name, folder of safetensors, or path of a GGUF file */
   model?: string | null;
   /** auto, cpu, cuda, cuda:1, … */

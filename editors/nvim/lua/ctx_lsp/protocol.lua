@@ -26,6 +26,7 @@
 
 --- `initializationOptions` of `initialize`. Every key may be missing; unknown keys are ignored, and logged.
 ---@class ctx_lsp.InitializationOptions
+---@field protocolVersion? integer of this protocol, as the client speaks it; another one fails `initialize`
 ---@field model? string catalogue name, folder of safetensors, or path of a GGUF file
 ---@field device? string auto, cpu, cuda, cuda:1, …
 ---@field dtype? "auto"|"float32"|"bfloat16" of weights and KV
