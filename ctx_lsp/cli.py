@@ -53,12 +53,20 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ctx-lsp {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    serve = commands.add_parser("serve", help="the language server, over stdin and stdout (editors start this)")
-    serve.set_defaults(run=_serve)
+    _add_serve(commands, wanted=command == "serve")
     _add_chat(commands)
     _add_models(commands, wanted=command == "models")
     _add_engine(commands, wanted=command == "engine")
     return parser
+
+
+def _add_serve(commands: Any, *, wanted: bool) -> None:
+    if not wanted:
+        commands.add_parser("serve", help="the language server (editors start this)")
+        return
+    from ctx_lsp import serve_command
+
+    serve_command.add_arguments(commands)
 
 
 def _add_models(commands: Any, *, wanted: bool) -> None:
@@ -154,13 +162,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
-
-
-def _serve(arguments: argparse.Namespace) -> int:
-    from ctx_lsp.server import main as serve
-
-    serve()
-    return 0
 
 
 def _chat(arguments: argparse.Namespace) -> int:

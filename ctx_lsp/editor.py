@@ -6,6 +6,7 @@ Knows the client's capabilities and asks for nothing that it lacks.
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,12 @@ from typing import Any
 from lsprotocol import types
 from pygls.capabilities import get_capability
 from pygls.lsp.server import LanguageServer
+
+from ctx_lsp import logs
+
+logger = logging.getLogger(__name__)
+
+_LEVELS = {kind: level for level, kind in logs.KINDS.items()}
 
 
 class Editor:
@@ -34,7 +41,8 @@ class Editor:
         self._server.protocol.notify(method, params)
 
     def log(self, message: str, kind: types.MessageType = types.MessageType.Info) -> None:
-        self._server.window_log_message(types.LogMessageParams(kind, message))
+        """For whoever reads logs: the client's, and the server's own."""
+        logger.log(_LEVELS[kind], message)
 
     def show(self, message: str, kind: types.MessageType = types.MessageType.Info) -> None:
         """Where the user looks; for what must not be missed."""

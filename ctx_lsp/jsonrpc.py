@@ -12,6 +12,7 @@ import contextvars
 import inspect
 import json
 import logging
+import time
 from collections.abc import Callable, Generator
 from enum import Enum
 from functools import partial
@@ -30,9 +31,10 @@ from pygls.exceptions import (
 )
 from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
-from ctx_lsp import protocol, wire
+from ctx_lsp import logs, protocol, wire
 from ctx_lsp.progress import WORK_DONE_TOKEN
-from ctx_lsp.transport import frame
+from ctx_lsp.tracing import Tracer
+from ctx_lsp.transport import Channel
 from engine.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -75,8 +77,12 @@ class Protocol(LanguageServerProtocol):
     def __init__(self, server: Any, converter: Converter) -> None:
         self.phase = Phase.CREATED
         self.exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._channel: Channel | None = None
         self._running: dict[MessageId, asyncio.Task[Any]] = {}
         self._notified: set[asyncio.Task[Any]] = set()
+        self._tracer = Tracer(partial(self.notify, types.LOG_TRACE))
+        self._context = contextvars.copy_context()
+        self._context.run(logs.speak, logs.Voice(self._tell))
         super().__init__(server, converter)  # looks at every attribute, properties included
         for method in _REPLACED_BUILTINS:
             self.fm.builtin_features.pop(method, None)
@@ -85,10 +91,18 @@ class Protocol(LanguageServerProtocol):
     def requests_running(self) -> int:
         return len(self._running)
 
+    def serve(self, channel: Channel) -> None:
+        """Answers what comes over the channel. `exit_status` is done when nothing more comes, or exit was said."""
+        self._channel = channel
+        channel.start(self.handle_message, lambda: self.end(0 if self.phase is Phase.SHUT_DOWN else 1))
+
     # -- messages from the client ----------------------------------------------------------------------------------
 
     def handle_message(self, message: Any) -> None:
         """Takes one parsed message, or the ValueError its parsing raised."""
+        self._context.run(self._handle_message, message)
+
+    def _handle_message(self, message: Any) -> None:
         if isinstance(message, ValueError):
             return self._send_error(None, JsonRpcParseError(f"not JSON: {message}"))
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
@@ -112,11 +126,13 @@ class Protocol(LanguageServerProtocol):
         except Exception as error:
             return self._send_error(msg_id, error)
         self._enter_phase(method)
+        self._tracer(f"{method} ({msg_id}) came", params)
+        started = time.monotonic()
         context = contextvars.copy_context()
         context.run(self._ctx_msg_id.set, msg_id)
         task = asyncio.get_running_loop().create_task(_run(handler, (argument,)), context=context)
         self._running[msg_id] = task
-        task.add_done_callback(partial(self._answer, msg_id, method))
+        task.add_done_callback(partial(self._answer, msg_id, method, started))
 
     def _on_notification(self, method: str, params: Any) -> None:
         if method == types.CANCEL_REQUEST:
@@ -130,6 +146,10 @@ class Protocol(LanguageServerProtocol):
             return logger.debug("ignoring unknown notification %s", method)
         except Exception as error:
             return logger.error("ignoring malformed %s: %s", method, error)
+        if method == types.SET_TRACE:
+            self._tracer.level = argument.value  # now, for the next message
+            return
+        self._tracer(f"{method} came", params)
         task = asyncio.get_running_loop().create_task(_run(handler, (argument,)))
         self._notified.add(task)
         task.add_done_callback(partial(self._after_notification, method))
@@ -195,6 +215,7 @@ class Protocol(LanguageServerProtocol):
             self.phase = Phase.CREATED
             raise
         result.capabilities.experimental = protocol.EXPERIMENTAL
+        self._tracer.level = params.trace or types.TraceValue.Off
         self.phase = Phase.RUNNING
         return result
 
@@ -233,8 +254,9 @@ class Protocol(LanguageServerProtocol):
 
     # -- answers to the client -------------------------------------------------------------------------------------
 
-    def _answer(self, msg_id: MessageId, method: str, task: asyncio.Task[Any]) -> None:
+    def _answer(self, msg_id: MessageId, method: str, started: float, task: asyncio.Task[Any]) -> None:
         del self._running[msg_id]
+        self._tracer(f"{method} ({msg_id}) {_outcome(task)} after {(time.monotonic() - started) * 1000:.0f} ms")
         if task.cancelled():
             return self._send_error(msg_id, JsonRpcRequestCancelled(f"{method} was cancelled"))
         if (error := task.exception()) is not None:
@@ -262,8 +284,13 @@ class Protocol(LanguageServerProtocol):
     def _send_data(self, data: Any) -> None:
         """Serializes and queues a message. Raises TypeError or ValueError if it can't be written as JSON."""
         body = json.dumps(data, default=self._serialize_message).encode()
-        if self.writer is not None:
-            self.writer.write(frame(body))
+        if self._channel is not None:
+            self._channel.write(body)
+
+    def _tell(self, kind: types.MessageType, message: str) -> None:
+        """Before `initialize` came, a client must not be sent anything."""
+        if self.phase is not Phase.CREATED:
+            self.notify(types.WINDOW_LOG_MESSAGE, types.LogMessageParams(kind, message))
 
     async def cancel_all(self) -> None:
         """Cancels whatever still runs and waits for its end."""
@@ -303,6 +330,12 @@ def error_fields(error: BaseException) -> tuple[int, str, Any]:
         return protocol.REQUEST_FAILED, error.message, {**error.data, "code": error.code}
     logger.error("a handler failed", exc_info=error)
     return -32603, f"internal error: {type(error).__name__}: {error}", {"code": "internal_error"}
+
+
+def _outcome(task: asyncio.Task[Any]) -> str:
+    if task.cancelled():
+        return "was cancelled"
+    return "failed" if task.exception() is not None else "was answered"
 
 
 def _is_json(data: Any) -> bool:

@@ -73,6 +73,7 @@ class InitializationOptions:
     latency_budget_ms: float | None = None  # what `auto` may spend on exact KV; null takes the engine's own
     files: FileOptions = FileOptions()
     engine: EngineOptions = EngineOptions()
+    token: str | None = None  # of a server that listens on TCP or WebSocket
     log_level: LogLevel = "info"  # the least that is told to the client and the log file
 
 
@@ -276,6 +277,7 @@ class Status:
     active_tokens: int = 0
     limit: int = 0
     populate: PopulateState | None = None
+    log_file: str | None = None  # the server's own
 
 
 @frozen(kw_only=True)

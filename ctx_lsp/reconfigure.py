@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ctx_lsp import logs
 from ctx_lsp.settings import Change
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _ENGINE = ("model", "device", "dtype", "kv_dtype", "max_context", "kv_cache_toke
 async def reconfigure(session: Session, change: Change) -> None:
     """Makes a session follow its changed options. Raises EngineError."""
     options = change.after
+    logs.set_level(options.log_level)
     session.documents.configure(options.documents, options.debounce_ms / 1000)
     session.context.configure(options.instructions, options.order)
     if change.touches(*_ENGINE) or (change.touches("instructions") and options.instructions is None):

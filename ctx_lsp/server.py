@@ -1,4 +1,4 @@
-"""The language server process: which method is answered by what. Wiring only.
+"""The language server of one client: which method is answered by what. Wiring only.
 
 Everything a handler does is in `session`, `chat`, `commands` and `slash`.
 """
@@ -6,11 +6,7 @@ Everything a handler does is in `session`, `chat`, `commands` and `slash`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,34 +14,43 @@ from typing import Any
 from lsprotocol import types
 from pygls.lsp.server import LanguageServer
 
-from ctx_lsp import __version__, markdown, protocol, slash, slash_complete, text_sync, wire, workspace_files
+from ctx_lsp import __version__, markdown, parent, protocol, slash, slash_complete, text_sync, wire, workspace_files
+from ctx_lsp.access_token import AccessToken, UnauthorizedError
 from ctx_lsp.chat import Chats
 from ctx_lsp.commands import Commands
 from ctx_lsp.editor import Editor
-from ctx_lsp.jsonrpc import Phase, Protocol, make_converter
+from ctx_lsp.jsonrpc import Protocol, make_converter
 from ctx_lsp.protocol import ChunksResult, CommandResult, HelpResult, SlashCompleteResult
 from ctx_lsp.session import Session
 from ctx_lsp.slash_complete import Surroundings
 from ctx_lsp.sources import path_of
-from ctx_lsp.transport import MessageReader, MessageWriter
 
 logger = logging.getLogger(__name__)
 
 
 class Server:
-    """One client's server. `session` exists from `initialize` on."""
+    """One client's server. `session` exists from `initialize` on.
 
-    def __init__(self) -> None:
+    With a `token`, only a client that knows it is served. One that `follows_parent` ends when the process of the client
+    does.
+    """
+
+    def __init__(self, token: AccessToken | None = None, *, follows_parent: bool = False) -> None:
         self.language_server = LanguageServer(
             "ctx-lsp", __version__, protocol_cls=Protocol, converter_factory=make_converter
         )
         self.protocol: Protocol = self.language_server.protocol  # type: ignore[assignment]
+        self._token = token
+        self._follows_parent = follows_parent
+        self._parent: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._chats: Chats | None = None
         self._commands: Commands | None = None
         self._register()
 
     async def close(self) -> None:
+        if self._parent is not None:
+            self._parent.cancel()
         await self.protocol.cancel_all()
         if self._session is not None:
             await self._session.close()
@@ -93,6 +98,9 @@ class Server:
             self.language_server.command(command)(_plain(partial(self._command, command)))
 
     def _initialize(self, params: types.InitializeParams) -> None:
+        self._check_token(params.initialization_options)
+        if self._follows_parent and params.process_id is not None:
+            self._parent = asyncio.create_task(self._follow_parent(params.process_id))
         encoding = types.PositionEncodingKind(self.language_server.workspace.position_encoding or "utf-16").value
         editor = Editor(self.language_server)
         try:
@@ -102,6 +110,20 @@ class Server:
         self._session = session
         self._chats = Chats(session, lambda delta: editor.notify(protocol.CHAT_DELTA, delta))
         self._commands = Commands(session, self._chats)
+
+    def _check_token(self, options: Any) -> None:
+        """Raises UnauthorizedError, and hangs up behind it."""
+        if self._token is None:
+            return
+        try:
+            self._token.check(options.get("token") if isinstance(options, dict) else None)
+        except UnauthorizedError:
+            asyncio.get_running_loop().call_soon(self.protocol.end, 1)
+            raise
+
+    async def _follow_parent(self, pid: int) -> None:
+        await parent.gone(pid)
+        self.protocol.end(1)
 
     def _folders(self) -> list[Path]:
         workspace = self.language_server.workspace
@@ -142,32 +164,3 @@ class Server:
 def _plain(handler: Any) -> Any:
     """pygls marks handlers with attributes, which bound methods don't take."""
     return partial(handler)
-
-
-async def serve(stdin: int, stdout: int) -> int:
-    """Serves one client over two file descriptors until it says exit or is gone; returns the exit status."""
-    writer = MessageWriter(stdout)
-    server = Server()
-    messages = server.protocol
-    messages.set_writer(writer)
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(NotImplementedError):
-        loop.add_signal_handler(signal.SIGTERM, messages.end, 0)
-        loop.add_signal_handler(signal.SIGINT, messages.end, 0)
-    reader = MessageReader(
-        stdin, messages.handle_message, lambda: messages.end(0 if messages.phase is Phase.SHUT_DOWN else 1)
-    )
-    reader.start()
-    status = await messages.exit_status
-    await server.close()
-    writer.close()
-    return status
-
-
-def main() -> None:
-    """Serves over stdin and stdout, and exits. What anything else prints goes to stderr."""
-    logging.basicConfig(stream=sys.stderr, level=os.environ.get("CTX_LSP_LOG", "WARNING").upper())
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    stdin, stdout = os.dup(0), os.dup(1)
-    os.dup2(2, 1)
-    sys.exit(asyncio.run(serve(stdin, stdout)))

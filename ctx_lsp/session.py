@@ -18,6 +18,7 @@ from typing import Any
 
 from lsprotocol import types
 
+from ctx_lsp import logs
 from ctx_lsp.configuration import Configuration
 from ctx_lsp.documents import Documents
 from ctx_lsp.editor import Editor
@@ -52,6 +53,7 @@ class Session:
     def __init__(self, editor: Editor, initialization_options: Any, folders: list[Path], encoding: str) -> None:
         """Raises WireError for options that can't be meant."""
         self.settings = Settings(initialization_options)
+        logs.set_level(self.options.log_level)
         self.configuration = Configuration(editor, self.settings, partial(reconfigure, self))
         self.editor = editor
         self.encoding = encoding
@@ -226,6 +228,8 @@ class Session:
     # -- what the engine says --------------------------------------------------------------------------------------
 
     def _on_state(self, state: ServerState, message: str, progress: float | None, health: Health | None) -> None:
+        if state != self.status.status.state and health is not None:
+            logger.info("engine %s: %s", state, message)
         changes: dict[str, Any] = {"state": state, "message": message, "progress": progress}
         if health is not None:
             changes |= {"model": health.model, "device": health.device}

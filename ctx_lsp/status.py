@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from ctx_lsp import protocol
+from ctx_lsp import logs, protocol
 from ctx_lsp.announcement import Announcement
 from ctx_lsp.editor import Editor
 from ctx_lsp.progress import ProgressBar
@@ -25,7 +25,8 @@ class StatusBoard:
 
     def __init__(self, editor: Editor, model: str, stop_populating: Callable[[], None]) -> None:
         """`stop_populating` is called when the user cancels prefill; that an engine starts can't be cancelled."""
-        self._status = Status(state="starting", message="not started yet", model=model)
+        log_file = None if (path := logs.file()) is None else str(path)
+        self._status = Status(state="starting", message="not started yet", model=model, log_file=log_file)
         self._announcement: Announcement[Status] = Announcement(
             partial(editor.notify, protocol.STATUS_DID_CHANGE), _QUIET_SECONDS
         )

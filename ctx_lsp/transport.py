@@ -1,4 +1,4 @@
-"""Messages over a pair of file descriptors: `Content-Length` framing, one thread that reads and one that writes.
+"""Messages over byte streams: `Content-Length` framing, one thread that reads and one that writes.
 
 The event loop is never blocked by a client that sends slowly or doesn't read, and an exit never waits for stdin.
 Knows JSON and framing; knows nothing of JSON-RPC.
@@ -12,24 +12,84 @@ import json
 import logging
 import os
 import queue
+import socket
 import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, Protocol
 
 logger = logging.getLogger(__name__)
 
+OnMessage = Callable[[Any], None]
+OnEnd = Callable[[], None]
+
+
+class Channel(Protocol):
+    """The way to one client and back."""
+
+    def start(self, on_message: OnMessage, on_end: OnEnd) -> None:
+        """Begins to read: `on_message` gets each message's JSON, or the ValueError that parsing raised, on the event
+        loop; `on_end` follows the last.
+        """
+        ...
+
+    def write(self, body: bytes) -> None:
+        """Queues a message. Never blocks."""
+        ...
+
+    async def close(self) -> None:
+        """Lets what is queued go out, for as long as the client reads, and hangs up."""
+        ...
+
+
+class StreamChannel:
+    """A channel over a pair of byte streams."""
+
+    def __init__(self, stream: BinaryIO, send: Callable[[bytes], None], hang_up: Callable[[], None]) -> None:
+        self._stream = stream
+        self._writer = MessageWriter(send)
+        self._hang_up = hang_up
+
+    def start(self, on_message: OnMessage, on_end: OnEnd) -> None:
+        MessageReader(self._stream, on_message, on_end).start()
+
+    def write(self, body: bytes) -> None:
+        self._writer.write(body)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._writer.close)
+        self._hang_up()
+
+
+def over_pipes(stdin: int, stdout: int) -> StreamChannel:
+    """Reading is left to itself at the end: nothing but its other side can end a pipe."""
+    stream = os.fdopen(stdin, "rb", closefd=False)
+    return StreamChannel(stream, partial(_write_all, stdout), lambda: None)
+
+
+def over_socket(connection: socket.socket) -> StreamChannel:
+    """The stream keeps the socket's descriptor open until its last read has ended."""
+    connection.setblocking(True)
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+    return StreamChannel(connection.makefile("rb"), connection.sendall, hang_up)
+
 
 class MessageWriter:
-    """Writes byte strings in order, on its own thread. `write` never blocks; `close` lets what is queued go out."""
+    """Sends messages in order, on its own thread. `write` never blocks; `close` lets what is queued go out."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="lsp-writer", daemon=True)
         self._thread.start()
 
-    def write(self, data: bytes) -> None:
-        self._queue.put(data)
+    def write(self, body: bytes) -> None:
+        self._queue.put(frame(body))
 
     def close(self, patience: float = 2.0) -> None:
         """Waits for the queue to empty, at most `patience` seconds: the client may have stopped reading."""
@@ -39,20 +99,17 @@ class MessageWriter:
     def _run(self) -> None:
         while (data := self._queue.get()) is not None:
             try:
-                _write_all(self._descriptor, data)
+                self._send(data)
             except OSError as error:
                 logger.info("the client no longer reads: %s", error)
                 return
 
 
 class MessageReader:
-    """Reads messages on its own thread and hands each to `on_message` on the event loop; `on_end` follows the last.
+    """Reads messages on its own thread, which closes the stream at its end."""
 
-    `on_message` gets the parsed JSON, or the `ValueError` that parsing raised.
-    """
-
-    def __init__(self, descriptor: int, on_message: Callable[[Any], None], on_end: Callable[[], None]) -> None:
-        self._stream = os.fdopen(descriptor, "rb", closefd=False)
+    def __init__(self, stream: BinaryIO, on_message: OnMessage, on_end: OnEnd) -> None:
+        self._stream = stream
         self._on_message = on_message
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -61,7 +118,7 @@ class MessageReader:
         threading.Thread(target=self._run, name="lsp-reader", daemon=True).start()
 
     def _run(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended before the client did
+        with contextlib.suppress(RuntimeError), self._stream:  # the loop has ended before the client did
             with contextlib.suppress(OSError):
                 while (body := read_body(self._stream)) is not None:
                     self._loop.call_soon_threadsafe(self._on_message, parse(body))
@@ -90,7 +147,7 @@ def _content_length(line: bytes, known: int | None) -> int | None:
     return int(digits) if name.strip().lower() == b"content-length" and digits.isdigit() else known
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes | str) -> Any:
     """The JSON value, or the ValueError that reading it raised."""
     try:
         return json.loads(body)

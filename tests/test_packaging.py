@@ -131,7 +131,7 @@ def test_constraints_pin_every_dependency_within_its_range():
 
 
 def test_the_terminal_and_the_server_start_without_torch():
-    modules = "ctx_lsp.cli, ctx_lsp.terminal, ctx_lsp.server, ctx_lsp.engine_command"
+    modules = "ctx_lsp.cli, ctx_lsp.terminal, ctx_lsp.serve_command, ctx_lsp.engine_command"
     code = f"import sys, {modules}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
     assert run(sys.executable, "-c", code) == "set()\n"
 

@@ -19,7 +19,7 @@ ON_LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="need
 
 
 def test_importing_the_server_imports_nothing_heavy() -> None:
-    code = f"import sys, ctx_lsp.server; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, ctx_lsp.serve_command; print([name for name in {HEAVY} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -65,6 +65,42 @@ async def test_a_client_that_hangs_up_ends_the_server(driver: Driver, engine: En
     client.hang_up()
     assert await client.wait_exit() == 1
     assert (await engine.state())["contexts"] == {}, "the context is dropped all the same"
+
+
+async def test_a_client_that_hangs_up_in_mid_answer_ends_the_server(driver: Driver, engine: EngineSetup) -> None:
+    client = await driver.start_process()
+    await ready(await driver.initialize(client))
+    await engine.state(answer=["one ", "two"], stall_after=1)
+    client.post("ctx/chat", chat())
+    await client.wait_notification("ctx/chat/delta")
+    client.hang_up()
+    assert await client.wait_exit() == 1
+    state = await engine.state()
+    assert (state["contexts"], state["chats"][0]["ended"]) == ({}, "cancelled")
+
+
+async def test_an_editor_that_was_killed_ends_the_server(driver: Driver, engine: EngineSetup) -> None:
+    """Its pipes need not be closed: other processes may have inherited them."""
+    editor = await asyncio.create_subprocess_exec("sleep", "600")
+    client = await driver.start_process()
+    params = driver.initialize_params(CAPABILITIES) | {"processId": editor.pid}
+    await client.request("initialize", params)
+    client.notify("initialized", {})
+    await ready(client)
+    editor.kill()
+    await editor.wait()
+    assert await client.wait_exit() == 1
+    assert (await engine.state())["contexts"] == {}
+
+
+async def test_an_editor_in_another_container_is_not_taken_for_dead(driver: Driver) -> None:
+    ended = await asyncio.create_subprocess_exec("true")
+    await ended.wait()
+    client = await driver.start_process()
+    await client.request("initialize", driver.initialize_params(CAPABILITIES) | {"processId": ended.pid})
+    client.notify("initialized", {})
+    await ready(client)
+    assert await client.shut_down() == 0
 
 
 async def test_sigterm_ends_the_server_politely(driver: Driver, engine: EngineSetup) -> None:
@@ -140,11 +176,15 @@ async def test_a_client_that_does_not_read_does_not_stop_the_server(driver: Driv
 
 
 async def test_what_is_printed_does_not_reach_the_client(tmp_path: Path) -> None:
-    code = "import sys; from ctx_lsp import server\nimport ctx_lsp.session\n"
-    code += (
-        "server.Server.__init__ = (lambda init: lambda self: (print('stray'), init(self))[1])(server.Server.__init__)\n"
+    code = (
+        "from ctx_lsp import server, serving\n"
+        "class Chatty(server.Server):\n"
+        "    def __init__(self, **options):\n"
+        "        print('stray')\n"
+        "        super().__init__(**options)\n"
+        "serving.Server = Chatty\n"
+        "serving.main_stdio()"
     )
-    code += "server.main()"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ctx_lsp.server import Server
-from ctx_lsp.transport import parse
+from ctx_lsp.transport import OnEnd, OnMessage, parse
 
 PATIENCE = 60.0
 FIRST_ID = 1
@@ -194,29 +194,33 @@ class ProcessClient(WireClient):
 
 
 class LocalClient(WireClient):
-    """A server in this process: the same bytes, without pipes. For tests that don't need a process's truth."""
+    """A server in this process: the same messages, without pipes. For tests that don't need a process's truth."""
 
     def __init__(self) -> None:
         super().__init__()
         self.server = Server()
-        self.server.protocol.set_writer(Outlet(self))
+        self._outlet = Outlet(self)
+        self.server.protocol.serve(self._outlet)
 
     def send_raw(self, body: bytes) -> None:
-        asyncio.get_running_loop().call_soon(self.server.protocol.handle_message, parse(body))
+        asyncio.get_running_loop().call_soon(self._outlet.on_message, parse(body))
 
     async def close(self) -> None:
         await self.server.close()
 
 
 class Outlet:
-    """The server's writer, which gives every message to a client."""
+    """The server's channel, which gives every message to a client."""
 
     def __init__(self, client: WireClient) -> None:
         self._client = client
+        self.on_message: OnMessage = print
 
-    def write(self, data: bytes) -> None:
-        _, _, body = data.partition(b"\r\n\r\n")
+    def start(self, on_message: OnMessage, on_end: OnEnd) -> None:
+        self.on_message = on_message
+
+    def write(self, body: bytes) -> None:
         self._client.take(json.loads(body))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         pass

@@ -66,6 +66,8 @@ export interface InitializationOptions {
   latencyBudgetMs?: number | null;
   files?: FileOptions;
   engine?: EngineOptions;
+  /** of a server that listens on TCP or WebSocket */
+  token?: string | null;
   /** the least that is told to the client and the log file; default: `"info"` */
   logLevel?: LogLevel;
 }
@@ -254,6 +256,8 @@ export interface Status {
   /** default: `0` */
   limit?: number;
   populate?: PopulateState | null;
+  /** the server's own */
+  logFile?: string | null;
 }
 
 /** The question that would be asked, in the conversation and as it would be asked. */

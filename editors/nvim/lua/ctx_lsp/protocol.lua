@@ -43,6 +43,7 @@
 ---@field latencyBudgetMs? number what `auto` may spend on exact KV; null takes the engine's own
 ---@field files? ctx_lsp.FileOptions
 ---@field engine? ctx_lsp.EngineOptions
+---@field token? string of a server that listens on TCP or WebSocket
 ---@field logLevel? ctx_lsp.LogLevel the least that is told to the client and the log file; default: "info"
 
 --- Params of methods that need none: `{}`, `null` or nothing at all.
@@ -189,6 +190,7 @@
 ---@field activeTokens? integer default: 0
 ---@field limit? integer default: 0
 ---@field populate? ctx_lsp.PopulateState
+---@field logFile? string the server's own
 
 --- The question that would be asked, in the conversation and as it would be asked.
 ---@class ctx_lsp.PlanParams
