@@ -57,6 +57,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     _add_chat(commands)
     _add_models(commands, wanted=command == "models")
     _add_engine(commands, wanted=command == "engine")
+    _add_doctor(commands, wanted=command == "doctor")
     return parser
 
 
@@ -86,6 +87,15 @@ def _add_engine(commands: Any, *, wanted: bool) -> None:
     from ctx_lsp import engine_command
 
     engine_command.add_arguments(commands)
+
+
+def _add_doctor(commands: Any, *, wanted: bool) -> None:
+    if not wanted:
+        commands.add_parser("doctor", help="check this installation, and say what to do where something is wrong")
+        return
+    from ctx_lsp import doctor
+
+    doctor.add_arguments(commands)
 
 
 def _add_chat(commands: Any) -> None:
