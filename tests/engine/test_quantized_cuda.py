@@ -13,6 +13,8 @@ from tests.quantized_models import FOR_CUDA, QUANTIZED, quantized_model
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 CHECKPOINTS = QUANTIZED | FOR_CUDA
+# FP8 activations, scaled anew for each pass, round a small random model so far that nothing can be proved of it
+UNPROVED = "torchao-fp8-dynamic"
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -30,7 +32,8 @@ def test_all_of_it_is_on_the_device_and_its_kv_can_be_moved(name: str) -> None:
     model, _ = load_language_model(folder, device=torch.device("cuda"), dtype=torch.bfloat16)
     assert isinstance(model, TransformersModel)
     assert {parameter.device.type for parameter in model._model.parameters()} == {"cuda"}
-    assert (model.device.type, model.dtype, model.exact_only) == ("cuda", torch.bfloat16, None)
+    assert (model.device.type, model.dtype) == ("cuda", torch.bfloat16)
+    assert model.exact_only is None or name == UNPROVED
 
 
 @pytest.mark.parametrize("name", ["fp8", "torchao-int8"])
