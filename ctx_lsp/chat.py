@@ -1,4 +1,4 @@
-"""A turn of a conversation: history, the engine's answer, its text sent on in pieces at a bearable rate.
+"""A turn of a conversation, from its params to its result: what is asked, the engine's answer, what is kept of both.
 
 Knows conversations and answers; what happens to documents and engines before is the session's business.
 """
@@ -6,121 +6,134 @@ Knows conversations and answers; what happens to documents and engines before is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, get_args
 
+import attrs
+from lsprotocol import types
+
 from ctx_lsp import wire
-from ctx_lsp.engine_client import AnswerEnd, EngineClient, EngineLostError, Promptness, Turn
+from ctx_lsp.attachments import read_context
+from ctx_lsp.code_blocks import find_blocks
+from ctx_lsp.conversation import Conversation, now
+from ctx_lsp.conversation_store import ConversationStore
+from ctx_lsp.conversations import Conversations
+from ctx_lsp.delta_stream import DeltaStream
+from ctx_lsp.engine_client import AnswerEnd, EngineClient, EngineLostError, Promptness, RemoteEngineError, Turn
 from ctx_lsp.protocol import (
+    Attachment,
     ChatDelta,
     ChatParams,
     ChatResult,
+    ChatTurn,
     ChunkPlan,
+    CodeBlock,
     DeltaKind,
     FidelityLabel,
+    HistoryResult,
     Plan,
     PlanParams,
     Sampling,
+    TurnContext,
 )
 from ctx_lsp.session import Session
-from ctx_lsp.shelf import encodable
+from ctx_lsp.shelf import reserved_tokens
+from ctx_lsp.state_folder import workspace_folder
+from ctx_lsp.text_sync import units
+from ctx_lsp.turn_prompt import history_messages, question_message, turns_without_room
 from engine.config import SamplingParams
-from engine.errors import InvalidRequestError
+from engine.errors import ContextFullError, InvalidRequestError
 from engine.types import Message
 
-_DELTA_SECONDS = 1 / 30
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked and about what, behind the turns that stay before it."""
+
+    before: tuple[ChatTurn, ...]
+    text: str
+    context: tuple[Attachment, ...]
+
+    def messages(self, turns: Sequence[ChatTurn]) -> list[Message]:
+        return [*history_messages(turns), question_message(self.text, self.context)]
 
 
-@dataclass
-class Conversation:
-    """Turns that were answered to their end. `lock` is held by the turn that is running."""
+@dataclass(frozen=True)
+class Asking:
+    """How a question is put to the engine."""
 
-    history: list[Message] = field(default_factory=list)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-class DeltaStream:
-    """Sends pieces of text, numbered: the first at once, then what has gathered, 30 times a second, and whenever the
-    kind changes.
-    """
-
-    def __init__(self, turn_id: str, send: Callable[[ChatDelta], None]) -> None:
-        self._turn_id = turn_id
-        self._send = send
-        self._seq = 0
-        self._gathered: list[str] = []
-        self._kind: DeltaKind = "answer"
-        self._timer: asyncio.TimerHandle | None = None
-
-    def put(self, text: str, kind: DeltaKind = "answer") -> None:
-        if kind != self._kind:
-            self.flush()
-            self._kind = kind
-        self._gathered.append(text)
-        if self._timer is None:
-            self._flush_and_rest()
-
-    def flush(self) -> None:
-        if self._gathered:
-            text = "".join(self._gathered)
-            self._send(ChatDelta(turn_id=self._turn_id, seq=self._seq, text=text, kind=self._kind))
-            self._seq += 1
-            self._gathered.clear()
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _flush_and_rest(self) -> None:
-        self._timer = None
-        if self._gathered:
-            self.flush()
-            self._timer = asyncio.get_running_loop().call_later(_DELTA_SECONDS, self._flush_and_rest)
+    sampling: dict[str, Any]
+    promptness: Promptness
 
 
 class Chats:
-    """All conversations of one server. Turns of one conversation are answered one after the other."""
+    """Asks the questions of one server. Turns of one conversation are answered one after the other."""
 
     def __init__(self, session: Session, send: Callable[[ChatDelta], None]) -> None:
         self._session = session
         self._send = send
-        self._conversations: dict[str, Conversation] = {}
         self._running: set[str] = set()
+        self.conversations = _conversations(session)
 
     async def ask(self, params: ChatParams) -> ChatResult:
         """Answers a question. Raises WireError for params that can't be meant, EngineError if there is no answer.
 
-        A turn that is cancelled or fails leaves no trace in the history.
+        A turn that is cancelled or fails leaves the conversation as it was.
         """
-        sampling, promptness = sampling_fields(params.sampling), self._promptness(params)
+        asking = Asking(sampling_fields(params.sampling), self._promptness(params))
+        if params.text is None and params.replaces is None:
+            raise wire.WireError(["text: is missing, and only a turn that `replaces` another can do without"])
         with self._running_turn(params.turn_id):
-            conversation = self._conversation(params.conversation_id)
-            async with conversation.lock, self._session.engine() as client:
-                await self._session.flush(client)
-                question = Message(role="user", content=encodable(params.text))
-                turn = Turn([*conversation.history, question], sampling, promptness)
-                texts, end = await self._answer(client, params.turn_id, turn)
-                conversation.history += [question, Message(role="assistant", content=texts["answer"])]
+            attachments = await self._attachments(params.context)
+            async with self.conversations.turn(params.conversation_id) as turn:
+                question, asked = _question(turn.conversation, params, attachments), now()
+                async with self._session.engine() as client:
+                    await self._session.flush(client)
+                    left_out = await self._turns_without_room(client, question, asking)
+                    messages = question.messages(question.before[left_out:])
+                    engine_turn = Turn(messages, asking.sampling, asking.promptness)
+                    texts, end = await self._answer(client, params.turn_id, engine_turn)
+                answered = _turn(params.turn_id, question, asked, texts, end)
+                await self.conversations.keep(turn, (*question.before, answered))
         if end.output is not None:
             self._session.context.keep_text(end.output, texts["answer"])
-        return _result(params, texts, end)
+        return self._result(params, texts, end, left_out)
 
     async def plan(self, params: PlanParams) -> Plan:
         """What a question would cost if it were asked now."""
-        conversation, promptness = self._conversation(params.conversation_id), self._promptness(params)
+        asking = Asking({}, self._promptness(params))
+        attachments = await self._attachments(params.context) or ()
+        conversation = await self.conversations.peek(params.conversation_id)
+        question = Question(conversation.turns, params.text, attachments)
         async with self._session.engine() as client:
             await self._session.flush(client)
-            question = Message(role="user", content=encodable(params.text))
-            return await self._session.context.plan(client, [*conversation.history, question], promptness)
+            left_out = await self._turns_without_room(client, question, asking)
+            messages = question.messages(question.before[left_out:])
+            return await self._session.context.plan(client, messages, asking.promptness)
 
-    def forget(self, conversation_id: str) -> None:
-        """Starts a conversation over; a turn that is running keeps the history it began with."""
-        self._conversations.pop(conversation_id, None)
+    async def history(self, conversation_id: str) -> HistoryResult:
+        """Raises UnknownConversationError."""
+        conversation = await self.conversations.get(conversation_id)
+        turns = (attrs.evolve(turn, code_blocks=self.code_blocks(turn.answer)) for turn in conversation.turns)
+        return HistoryResult(conversation=conversation.info, turns=tuple(turns))
 
-    def forget_all(self) -> None:
-        self._conversations.clear()
+    def code_blocks(self, answer: str) -> tuple[CodeBlock, ...]:
+        """The answer's blocks, with offsets as the client counts."""
+        return tuple(
+            CodeBlock(
+                language=block.language,
+                path=block.path,
+                text=block.text,
+                start=units(answer[: block.start], self._session.encoding),
+                end=units(answer[: block.end], self._session.encoding),
+            )
+            for block in find_blocks(answer)
+        )
+
+    async def _attachments(self, context: TurnContext | None) -> tuple[Attachment, ...] | None:
+        return None if context is None else await read_context(self._session, context)
 
     def _promptness(self, params: ChatParams | PlanParams) -> Promptness:
         """What the question asks for, else what the options say. Raises WireError."""
@@ -129,6 +142,22 @@ class Chats:
         if budget is not None and not budget >= 0:
             raise wire.WireError(["latencyBudgetMs: expected 0 or more"])
         return Promptness(params.fidelity or options.fidelity, budget)
+
+    async def _turns_without_room(self, client: EngineClient, question: Question, asking: Asking) -> int:
+        """Leaves room for an answer, too."""
+
+        async def fit(turns: Sequence[ChatTurn]) -> bool:
+            try:
+                plan = await self._session.context.plan(client, question.messages(turns), asking.promptness)
+            except RemoteEngineError as error:
+                if error.code != ContextFullError.code:
+                    raise
+                return False
+            room = reserved_tokens(plan.limit)
+            wanted: int = asking.sampling.get("max_tokens", room)
+            return plan.tokens + min(room, wanted) <= plan.limit
+
+        return await turns_without_room(question.before, fit)
 
     async def _answer(self, client: EngineClient, turn_id: str, turn: Turn) -> tuple[dict[DeltaKind, str], AnswerEnd]:
         """What was generated, by kind, and how it ended."""
@@ -146,11 +175,26 @@ class Chats:
             deltas.close()
         raise EngineLostError("the engine ended the answer without saying why")
 
-    def _conversation(self, conversation_id: str) -> Conversation:
-        return self._conversations.setdefault(conversation_id, Conversation())
+    def _result(
+        self, params: ChatParams, texts: dict[DeltaKind, str], end: AnswerEnd, left_out_turns: int
+    ) -> ChatResult:
+        return ChatResult(
+            turn_id=params.turn_id,
+            conversation_id=params.conversation_id,
+            text=texts["answer"],
+            reasoning=texts["reasoning"],
+            code_blocks=self.code_blocks(texts["answer"]),
+            stop_reason=end.stop_reason,
+            usage=end.usage,
+            timing=end.timing,
+            chunks=end.chunks,
+            fidelity=worst_fidelity(end.chunks),
+            output=end.output,
+            left_out_turns=left_out_turns,
+        )
 
     @contextmanager
-    def _running_turn(self, turn_id: str) -> Any:
+    def _running_turn(self, turn_id: str) -> Iterator[None]:
         if turn_id in self._running:
             raise wire.WireError([f'turnId: "{turn_id}" names a turn that is still running'])
         self._running.add(turn_id)
@@ -158,6 +202,17 @@ class Chats:
             yield
         finally:
             self._running.discard(turn_id)
+
+
+def _conversations(session: Session) -> Conversations:
+    """Those of the workspace that the session began with."""
+    loop = asyncio.get_running_loop()
+
+    def warn(message: str) -> None:
+        loop.call_soon_threadsafe(session.editor.log, message, types.MessageType.Warning)
+
+    folder = workspace_folder(session.sources.folders) / "conversations"
+    return Conversations(ConversationStore(folder, warn), warn)
 
 
 def sampling_fields(sampling: Sampling | None) -> dict[str, Any]:
@@ -177,16 +232,24 @@ def worst_fidelity(chunks: tuple[ChunkPlan, ...]) -> FidelityLabel:
     return max((chunk.fidelity for chunk in chunks), key=order.index, default="exact")
 
 
-def _result(params: ChatParams, texts: dict[DeltaKind, str], end: AnswerEnd) -> ChatResult:
-    return ChatResult(
-        turn_id=params.turn_id,
-        conversation_id=params.conversation_id,
-        text=texts["answer"],
+def _question(conversation: Conversation, params: ChatParams, attachments: tuple[Attachment, ...] | None) -> Question:
+    """What is asked: of a turn that replaces another, what isn't given is as it was there. Raises UnknownTurnError."""
+    if params.replaces is None:
+        return Question(conversation.turns, params.text or "", attachments or ())
+    replaced = conversation.turn(params.replaces)
+    text = replaced.question if params.text is None else params.text
+    context = replaced.context if attachments is None else attachments
+    return Question(conversation.before(params.replaces), text, context)
+
+
+def _turn(turn_id: str, question: Question, asked: str, texts: dict[DeltaKind, str], end: AnswerEnd) -> ChatTurn:
+    return ChatTurn(
+        turn_id=turn_id,
+        question=question.text,
+        context=question.context,
+        answer=texts["answer"],
         reasoning=texts["reasoning"],
         stop_reason=end.stop_reason,
         usage=end.usage,
-        timing=end.timing,
-        chunks=end.chunks,
-        fidelity=worst_fidelity(end.chunks),
-        output=end.output,
+        asked=asked,
     )

@@ -161,9 +161,9 @@ class Commands:
         return CommandResult(markdown=markdown.stats(result), data=result)
 
     async def clear(self, params: ClearParams) -> CommandResult:
-        """Without `scope`, everything goes; conversations go without asking the engine."""
+        """Without `scope`, chunks and conversation go; a conversation goes without asking the engine."""
         if params.scope == "conversation":
-            self._chats.forget(params.conversation_id)
+            await self._chats.conversations.forget(params.conversation_id)
             text = "The conversation starts over."
         else:
             async with self._engine() as client:
@@ -171,8 +171,8 @@ class Commands:
             text = "Answers were cleared."
         if params.scope == "all":
             self._session.documents.dismiss_all()
-            self._chats.forget_all()
-            text = "Chunks and conversations were cleared."
+            await self._chats.conversations.forget(params.conversation_id)
+            text = "The chunks were cleared, and the conversation starts over."
         return CommandResult(markdown=text, data=ClearResult(scope=params.scope))
 
     async def _switch(self, refs: Sequence[str], *, active: bool) -> CommandResult:

@@ -137,6 +137,11 @@ class Documents:
         document = self._open.get(uri)
         return None if document is None else document.text
 
+    def text_at(self, path: Path) -> str | None:
+        """The client's text of a file that is open, by whatever URI."""
+        document = self._document(self._sources.of_path(path))
+        return None if document is None else document.text
+
     # -- to the shelf ----------------------------------------------------------------------------------------------
 
     async def flush(self, shelf: Shelf, *, only_rested: bool = False) -> bool:

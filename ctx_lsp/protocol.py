@@ -193,15 +193,27 @@ class Selection:
 
 
 @frozen(kw_only=True)
+class TurnContext:
+    """What one question is about besides the active chunks: files by path or URI, and selections."""
+
+    files: tuple[str, ...] = ()
+    selections: tuple[Selection, ...] = ()
+
+
+@frozen(kw_only=True)
 class ChatParams:
     """A turn. `turn_id` is chosen by the client and keys the deltas; it must not name a turn that is still running.
 
-    `fidelity` and `latency_budget_ms` take the options of the same names unless they are given.
+    `replaces` names a turn of the conversation that is asked anew: with `text`, or as it was where that is null.
+    `context` is for this turn alone; left out, a replaced turn's is kept. `fidelity` and `latency_budget_ms` take the
+    options of the same names unless they are given.
     """
 
     turn_id: str
-    text: str
+    text: str | None = None
     conversation_id: str = DEFAULT_CONVERSATION
+    context: TurnContext | None = None
+    replaces: str | None = None
     fidelity: Fidelity | None = None
     latency_budget_ms: float | None = None
     sampling: Sampling | None = None
@@ -220,6 +232,19 @@ class ChatDelta:
 
 
 @frozen(kw_only=True)
+class CodeBlock:
+    """A fenced block of an answer, which reaches from `start` to `end` there, fences included, in the code units of the
+    agreed position encoding. `language` and `path` are as the model named them.
+    """
+
+    language: str | None
+    path: str | None
+    text: str
+    start: int
+    end: int
+
+
+@frozen(kw_only=True)
 class ChatResult:
     """The whole answer, and the chunks it saw with the fidelity each one was used at."""
 
@@ -227,12 +252,80 @@ class ChatResult:
     conversation_id: str
     text: str
     reasoning: str = ""  # what the model thought before it answered; no part of the text
+    code_blocks: tuple[CodeBlock, ...] = ()
     stop_reason: StopReason
     usage: Usage
     timing: Timing
     chunks: tuple[ChunkPlan, ...]
     fidelity: FidelityLabel  # the worst of those labels; exact where there are no chunks
     output: str | None  # hash of the output chunk that keeps the answer
+    left_out_turns: int = 0  # the oldest ones, for which the window has no room; they stay in the history
+
+
+@frozen(kw_only=True)
+class Attachment:
+    """A file or a selection (then with its `range`) that a turn was asked about, as its text was then."""
+
+    source: str
+    range: Range | None = None
+    text: str
+
+
+@frozen(kw_only=True)
+class ChatTurn:
+    """A question that was answered to its end, `asked` at an ISO 8601 time."""
+
+    turn_id: str
+    question: str
+    context: tuple[Attachment, ...] = ()
+    answer: str
+    reasoning: str = ""
+    code_blocks: tuple[CodeBlock, ...] = ()  # of the answer
+    stop_reason: StopReason
+    usage: Usage
+    asked: str
+
+
+@frozen(kw_only=True)
+class ConversationInfo:
+    """A conversation in a list: how many turns it has, and when it last changed (ISO 8601)."""
+
+    conversation_id: str
+    title: str
+    turns: int
+    updated: str
+
+
+@frozen(kw_only=True)
+class ConversationParams:
+    conversation_id: str = DEFAULT_CONVERSATION
+
+
+@frozen(kw_only=True)
+class ForkParams:
+    """A new conversation with the turns up to `turn_id` and that one; without it, with all turns."""
+
+    conversation_id: str = DEFAULT_CONVERSATION
+    turn_id: str | None = None
+
+
+@frozen(kw_only=True)
+class RenameParams:
+    conversation_id: str = DEFAULT_CONVERSATION
+    title: str
+
+
+@frozen(kw_only=True)
+class ConversationsResult:
+    """What last changed comes first."""
+
+    conversations: tuple[ConversationInfo, ...]
+
+
+@frozen(kw_only=True)
+class HistoryResult:
+    conversation: ConversationInfo
+    turns: tuple[ChatTurn, ...]
 
 
 @frozen(kw_only=True)
@@ -286,6 +379,7 @@ class PlanParams:
 
     text: str
     conversation_id: str = DEFAULT_CONVERSATION
+    context: TurnContext | None = None
     fidelity: Fidelity | None = None
     latency_budget_ms: float | None = None
 
@@ -391,7 +485,7 @@ class TagParams:
 
 @frozen(kw_only=True)
 class ClearParams:
-    """``all``: chunks and conversations; ``outputs``: chunks that keep answers; ``conversation``: one history."""
+    """``all``: chunks and the conversation; ``outputs``: chunks that keep answers; ``conversation``: its history."""
 
     scope: ClearScope = "all"
     conversation_id: str = DEFAULT_CONVERSATION
@@ -491,6 +585,11 @@ class HelpResult:
 
 CHAT = "ctx/chat"
 CHAT_DELTA = "ctx/chat/delta"
+CONVERSATIONS = "ctx/chat/conversations"
+HISTORY = "ctx/chat/history"
+FORK = "ctx/chat/fork"
+RENAME = "ctx/chat/rename"
+DELETE_CONVERSATION = "ctx/chat/delete"
 CHUNKS = "ctx/chunks"
 CHUNKS_DID_CHANGE = "ctx/chunks/didChange"
 STATUS = "ctx/status"
@@ -541,6 +640,11 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(name=CHAT, kind="request", params=ChatParams, result=ChatResult),
         Method(name=CHAT_DELTA, kind="notification", params=ChatDelta),
+        Method(name=CONVERSATIONS, kind="request", params=NoParams, result=ConversationsResult),
+        Method(name=HISTORY, kind="request", params=ConversationParams, result=HistoryResult),
+        Method(name=FORK, kind="request", params=ForkParams, result=ConversationInfo),
+        Method(name=RENAME, kind="request", params=RenameParams, result=ConversationInfo),
+        Method(name=DELETE_CONVERSATION, kind="request", params=ConversationParams, result=ConversationInfo),
         Method(name=CHUNKS, kind="request", params=NoParams, result=ChunksResult),
         Method(name=CHUNKS_DID_CHANGE, kind="notification", params=ChunksDidChange),
         Method(name=STATUS, kind="request", params=NoParams, result=Status),

@@ -70,10 +70,10 @@ async def read_selection(session: Session, selection: Selection) -> SelectedText
 
 async def read_document(session: Session, uri: str) -> str:
     """The client's text of a document while it is open, else the file's. Raises UnusableSelectionError."""
-    text = session.documents.text(uri)
+    path = path_of(uri)
+    text = session.documents.text(uri) if path is None else session.documents.text_at(path)
     if text is not None:
         return text
-    path = path_of(uri)
     if path is None:
         raise UnusableSelectionError(f"{uri} is neither open nor a file", uri=uri)
     try:

@@ -17,6 +17,8 @@ from pygls.lsp.server import LanguageServer
 from ctx_lsp import __version__, markdown, parent, protocol, slash, slash_complete, text_sync, wire, workspace_files
 from ctx_lsp.access_token import AccessToken, UnauthorizedError
 from ctx_lsp.chat import Chats
+from ctx_lsp.chat_requests import NAMES as CHAT_REQUESTS
+from ctx_lsp.chat_requests import ChatRequests
 from ctx_lsp.commands import Commands
 from ctx_lsp.editor import Editor
 from ctx_lsp.jsonrpc import Protocol, make_converter
@@ -45,6 +47,7 @@ class Server:
         self._parent: asyncio.Task[None] | None = None
         self._session: Session | None = None
         self._chats: Chats | None = None
+        self._chat_requests: ChatRequests | None = None
         self._commands: Commands | None = None
         self._register()
 
@@ -85,7 +88,7 @@ class Server:
             types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._watched_files,
             types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: lambda _: self.session.sources.set_folders(self._folders()),
             types.WINDOW_WORK_DONE_PROGRESS_CANCEL: lambda params: self.session.editor.cancel_progress(params.token),
-            protocol.CHAT: lambda params: self.chats.ask(params),
+            **{name: partial(self._chat_request, name) for name in CHAT_REQUESTS},
             protocol.CHUNKS: self._chunks,
             protocol.STATUS: lambda _: self.session.status.status,
             protocol.PLAN: lambda params: self.chats.plan(params),
@@ -109,6 +112,7 @@ class Server:
             raise wire.WireError([f"initializationOptions.{problem}" for problem in error.problems]) from None
         self._session = session
         self._chats = Chats(session, lambda delta: editor.notify(protocol.CHAT_DELTA, delta))
+        self._chat_requests = ChatRequests(self._chats)
         self._commands = Commands(session, self._chats)
 
     def _check_token(self, options: Any) -> None:
@@ -139,6 +143,10 @@ class Server:
     async def _chunks(self, _: Any) -> ChunksResult:
         async with self.session.engine() as client:
             return await self.session.context.refresh(client)
+
+    async def _chat_request(self, name: str, params: Any) -> Any:
+        assert self._chat_requests is not None
+        return await self._chat_requests.table()[name](params)
 
     async def _command(self, name: str, params: Any) -> CommandResult:
         return await self.commands.table()[name](params)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -48,7 +49,7 @@ def workspace_folder(folders: Sequence[Path]) -> Path:
 
 def write_private(path: Path, text: str) -> None:
     """Puts a file in place atomically, readable by this user alone, as are folders made for it. Raises OSError."""
-    _make_private(path.parent)
+    make_private(path.parent)
     handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)  # created with mode 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -64,12 +65,12 @@ def write_private(path: Path, text: str) -> None:
 
 def set_aside(path: Path) -> Path:
     """Renames a file that can't be read, so that it is neither met again nor lost. Raises OSError."""
-    broken = path.with_name(path.name + ".broken")
+    broken = path.with_name(f"{path.name}.broken-{secrets.token_hex(4)}")
     os.replace(path, broken)
     return broken
 
 
-def _make_private(folder: Path) -> None:
-    """`Path.mkdir` gives its mode only to the last of the folders it makes."""
+def make_private(folder: Path) -> None:
+    """Creates a folder for this user alone; `Path.mkdir` gives its mode only to the last of those it makes."""
     for missing in reversed([parent for parent in (folder, *folder.parents) if not parent.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)

@@ -9,10 +9,8 @@ import asyncio
 import signal
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-from platformdirs import user_state_path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
@@ -25,6 +23,7 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.styles import Style
 
 from ctx_lsp import protocol
+from ctx_lsp.state_folder import make_private, state_folder
 from ctx_lsp.terminal_client import ServerError, ServerGoneError
 from ctx_lsp.terminal_session import Session
 
@@ -153,9 +152,9 @@ def status_line(status: protocol.Status) -> StyleAndTextTuples:
 
 def _history() -> History:
     """Questions of earlier chats; kept in memory alone where the file can't be written."""
-    path = Path(user_state_path("ctx-lsp")) / "history"
+    path = state_folder() / "history"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         path.touch(mode=0o600)
     except OSError:
         return InMemoryHistory()

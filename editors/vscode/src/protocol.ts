@@ -171,16 +171,26 @@ export interface Selection {
   range: Range;
 }
 
+/** What one question is about besides the active chunks: files by path or URI, and selections. */
+export interface TurnContext {
+  files?: string[];
+  selections?: Selection[];
+}
+
 /**
  * A turn. `turnId` is chosen by the client and keys the deltas; it must not name a turn that is still running.
  *
- * `fidelity` and `latencyBudgetMs` take the options of the same names unless they are given.
+ * `replaces` names a turn of the conversation that is asked anew: with `text`, or as it was where that is null.
+ * `context` is for this turn alone; left out, a replaced turn's is kept. `fidelity` and `latencyBudgetMs` take the
+ * options of the same names unless they are given.
  */
 export interface ChatParams {
   turnId: string;
-  text: string;
+  text?: string | null;
   /** default: `"default"` */
   conversationId?: string;
+  context?: TurnContext | null;
+  replaces?: string | null;
   fidelity?: Fidelity | null;
   latencyBudgetMs?: number | null;
   sampling?: Sampling | null;
@@ -198,6 +208,18 @@ export interface ChatDelta {
   kind?: DeltaKind;
 }
 
+/**
+ * A fenced block of an answer, which reaches from `start` to `end` there, fences included, in the code units of the
+ * agreed position encoding. `language` and `path` are as the model named them.
+ */
+export interface CodeBlock {
+  language: string | null;
+  path: string | null;
+  text: string;
+  start: number;
+  end: number;
+}
+
 /** The whole answer, and the chunks it saw with the fidelity each one was used at. */
 export interface ChatResult {
   turnId: string;
@@ -205,6 +227,7 @@ export interface ChatResult {
   text: string;
   /** what the model thought before it answered; no part of the text; default: `""` */
   reasoning?: string;
+  codeBlocks?: CodeBlock[];
   stopReason: StopReason;
   usage: Usage;
   timing: Timing;
@@ -213,6 +236,66 @@ export interface ChatResult {
   fidelity: FidelityLabel;
   /** hash of the output chunk that keeps the answer */
   output: string | null;
+  /** the oldest ones, for which the window has no room; they stay in the history; default: `0` */
+  leftOutTurns?: number;
+}
+
+/** A file or a selection (then with its `range`) that a turn was asked about, as its text was then. */
+export interface Attachment {
+  source: string;
+  range?: Range | null;
+  text: string;
+}
+
+/** A question that was answered to its end, `asked` at an ISO 8601 time. */
+export interface ChatTurn {
+  turnId: string;
+  question: string;
+  context?: Attachment[];
+  answer: string;
+  /** default: `""` */
+  reasoning?: string;
+  /** of the answer */
+  codeBlocks?: CodeBlock[];
+  stopReason: StopReason;
+  usage: Usage;
+  asked: string;
+}
+
+/** A conversation in a list: how many turns it has, and when it last changed (ISO 8601). */
+export interface ConversationInfo {
+  conversationId: string;
+  title: string;
+  turns: number;
+  updated: string;
+}
+
+export interface ConversationParams {
+  /** default: `"default"` */
+  conversationId?: string;
+}
+
+/** A new conversation with the turns up to `turnId` and that one; without it, with all turns. */
+export interface ForkParams {
+  /** default: `"default"` */
+  conversationId?: string;
+  turnId?: string | null;
+}
+
+export interface RenameParams {
+  /** default: `"default"` */
+  conversationId?: string;
+  title: string;
+}
+
+/** What last changed comes first. */
+export interface ConversationsResult {
+  conversations: ConversationInfo[];
+}
+
+export interface HistoryResult {
+  conversation: ConversationInfo;
+  turns: ChatTurn[];
 }
 
 /** The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones. */
@@ -265,6 +348,7 @@ export interface PlanParams {
   text: string;
   /** default: `"default"` */
   conversationId?: string;
+  context?: TurnContext | null;
   fidelity?: Fidelity | null;
   latencyBudgetMs?: number | null;
 }
@@ -349,7 +433,7 @@ export interface TagParams {
   tags: string[];
 }
 
-/** `all`: chunks and conversations; `outputs`: chunks that keep answers; `conversation`: one history. */
+/** `all`: chunks and the conversation; `outputs`: chunks that keep answers; `conversation`: its history. */
 export interface ClearParams {
   /** default: `"all"` */
   scope?: ClearScope;
@@ -441,6 +525,11 @@ export interface HelpResult {
 /** Requests to the server, by method. */
 export interface Requests {
   "ctx/chat": { params: ChatParams; result: ChatResult };
+  "ctx/chat/conversations": { params: NoParams; result: ConversationsResult };
+  "ctx/chat/history": { params: ConversationParams; result: HistoryResult };
+  "ctx/chat/fork": { params: ForkParams; result: ConversationInfo };
+  "ctx/chat/rename": { params: RenameParams; result: ConversationInfo };
+  "ctx/chat/delete": { params: ConversationParams; result: ConversationInfo };
   "ctx/chunks": { params: NoParams; result: ChunksResult };
   "ctx/status": { params: NoParams; result: Status };
   "ctx/plan": { params: PlanParams; result: Plan };
@@ -450,6 +539,11 @@ export interface Requests {
 
 export const Request = {
   chat: "ctx/chat",
+  chatConversations: "ctx/chat/conversations",
+  chatHistory: "ctx/chat/history",
+  chatFork: "ctx/chat/fork",
+  chatRename: "ctx/chat/rename",
+  chatDelete: "ctx/chat/delete",
   chunks: "ctx/chunks",
   status: "ctx/status",
   plan: "ctx/plan",

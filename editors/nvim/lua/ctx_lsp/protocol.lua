@@ -129,13 +129,22 @@
 ---@field uri string
 ---@field range ctx_lsp.Range
 
+--- What one question is about besides the active chunks: files by path or URI, and selections.
+---@class ctx_lsp.TurnContext
+---@field files? string[]
+---@field selections? ctx_lsp.Selection[]
+
 --- A turn. `turnId` is chosen by the client and keys the deltas; it must not name a turn that is still running.
 ---
---- `fidelity` and `latencyBudgetMs` take the options of the same names unless they are given.
+--- `replaces` names a turn of the conversation that is asked anew: with `text`, or as it was where that is null.
+--- `context` is for this turn alone; left out, a replaced turn's is kept. `fidelity` and `latencyBudgetMs` take the
+--- options of the same names unless they are given.
 ---@class ctx_lsp.ChatParams
 ---@field turnId string
----@field text string
+---@field text? string
 ---@field conversationId? string default: "default"
+---@field context? ctx_lsp.TurnContext
+---@field replaces? string
 ---@field fidelity? ctx_lsp.Fidelity
 ---@field latencyBudgetMs? number
 ---@field sampling? ctx_lsp.Sampling
@@ -148,18 +157,74 @@
 ---@field text string
 ---@field kind? ctx_lsp.DeltaKind default: "answer"
 
+--- A fenced block of an answer, which reaches from `start` to `end` there, fences included, in the code units of the
+--- agreed position encoding. `language` and `path` are as the model named them.
+---@class ctx_lsp.CodeBlock
+---@field language? string
+---@field path? string
+---@field text string
+---@field start integer
+---@field end integer
+
 --- The whole answer, and the chunks it saw with the fidelity each one was used at.
 ---@class ctx_lsp.ChatResult
 ---@field turnId string
 ---@field conversationId string
 ---@field text string
 ---@field reasoning? string what the model thought before it answered; no part of the text; default: ""
+---@field codeBlocks? ctx_lsp.CodeBlock[]
 ---@field stopReason ctx_lsp.StopReason
 ---@field usage ctx_lsp.Usage
 ---@field timing ctx_lsp.Timing
 ---@field chunks ctx_lsp.ChunkPlan[]
 ---@field fidelity ctx_lsp.FidelityLabel the worst of those labels; exact where there are no chunks
 ---@field output? string hash of the output chunk that keeps the answer
+---@field leftOutTurns? integer the oldest ones, for which the window has no room; they stay in the history; default: 0
+
+--- A file or a selection (then with its `range`) that a turn was asked about, as its text was then.
+---@class ctx_lsp.Attachment
+---@field source string
+---@field range? ctx_lsp.Range
+---@field text string
+
+--- A question that was answered to its end, `asked` at an ISO 8601 time.
+---@class ctx_lsp.ChatTurn
+---@field turnId string
+---@field question string
+---@field context? ctx_lsp.Attachment[]
+---@field answer string
+---@field reasoning? string default: ""
+---@field codeBlocks? ctx_lsp.CodeBlock[] of the answer
+---@field stopReason ctx_lsp.StopReason
+---@field usage ctx_lsp.Usage
+---@field asked string
+
+--- A conversation in a list: how many turns it has, and when it last changed (ISO 8601).
+---@class ctx_lsp.ConversationInfo
+---@field conversationId string
+---@field title string
+---@field turns integer
+---@field updated string
+
+---@class ctx_lsp.ConversationParams
+---@field conversationId? string default: "default"
+
+--- A new conversation with the turns up to `turnId` and that one; without it, with all turns.
+---@class ctx_lsp.ForkParams
+---@field conversationId? string default: "default"
+---@field turnId? string
+
+---@class ctx_lsp.RenameParams
+---@field conversationId? string default: "default"
+---@field title string
+
+--- What last changed comes first.
+---@class ctx_lsp.ConversationsResult
+---@field conversations ctx_lsp.ConversationInfo[]
+
+---@class ctx_lsp.HistoryResult
+---@field conversation ctx_lsp.ConversationInfo
+---@field turns ctx_lsp.ChatTurn[]
 
 --- The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones.
 ---@class ctx_lsp.ChunksResult
@@ -196,6 +261,7 @@
 ---@class ctx_lsp.PlanParams
 ---@field text string
 ---@field conversationId? string default: "default"
+---@field context? ctx_lsp.TurnContext
 ---@field fidelity? ctx_lsp.Fidelity
 ---@field latencyBudgetMs? number
 
@@ -262,7 +328,7 @@
 ---@field refs string[]
 ---@field tags string[]
 
---- `all`: chunks and conversations; `outputs`: chunks that keep answers; `conversation`: one history.
+--- `all`: chunks and the conversation; `outputs`: chunks that keep answers; `conversation`: its history.
 ---@class ctx_lsp.ClearParams
 ---@field scope? ctx_lsp.ClearScope default: "all"
 ---@field conversationId? string default: "default"
@@ -337,6 +403,11 @@ M.version = 1
 
 M.requests = {
   chat = "ctx/chat", -- ChatParams -> ChatResult
+  chatConversations = "ctx/chat/conversations", -- NoParams -> ConversationsResult
+  chatHistory = "ctx/chat/history", -- ConversationParams -> HistoryResult
+  chatFork = "ctx/chat/fork", -- ForkParams -> ConversationInfo
+  chatRename = "ctx/chat/rename", -- RenameParams -> ConversationInfo
+  chatDelete = "ctx/chat/delete", -- ConversationParams -> ConversationInfo
   chunks = "ctx/chunks", -- NoParams -> ChunksResult
   status = "ctx/status", -- NoParams -> Status
   plan = "ctx/plan", -- PlanParams -> Plan
