@@ -10,13 +10,15 @@ from collections.abc import Sequence
 
 _BARE_NAMES = "Makefile|Dockerfile|Justfile|Rakefile|Gemfile|Procfile|CMakeLists\\.txt"
 _PATH = re.compile(rf"(?:[\w@.~+-]+[/\\])*(?:[\w@+-]?[\w@.+-]*\.[A-Za-z][A-Za-z0-9_]{{0,9}}|\.[a-z]\w+|{_BARE_NAMES})")
-_FOLDERED = re.compile(r"(?:[\w@.~+ -]*[/\\])+[\w@.+-]+")
+_FOLDERED = re.compile(r"(?:[A-Za-z]:)?(?:[\w@.~+-]*[/\\])+[\w@.+-]+")
 _LANGUAGES_WITH_DOTS = frozenset({"asp.net", "vb.net"})
 
 _ATTRIBUTE = re.compile(r"\b(?:title|path|file|filename|filepath)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s}]+))")
+_DOTTED_LANGUAGE = re.compile(r"\.\w+")
 _LINES_AND_PATH = re.compile(r"\d+:\d+:(.+)")
 _COMMENT = re.compile(r"\s*(?:#+|//+|--+|;+|%+|/\*+|<!--|\"|rem\b)\s*(.*?)\s*(?:\*+/|-->)?\s*$", re.IGNORECASE)
 _LABEL = re.compile(r"(?:file(?:name|path)?|path)\s*:\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+[.)]\s+")
 _NEW_FILE = re.compile(r"^\+\+\+ (?:b/)?([^\t\n]+)", re.MULTILINE)
 _OLD_FILE = re.compile(r"^--- (?:a/)?([^\t\n]+)", re.MULTILINE)
 _SEARCH = re.compile(r"<{5,9} ?SEARCH")
@@ -28,19 +30,14 @@ def read_info(info: str) -> tuple[str | None, str | None]:
     """Language and path of an info string: `py`, `py src/a.py`, `py:src/a.py`, `src/a.py`, `py title="src/a.py"`."""
     attribute = _ATTRIBUTE.search(info)
     named = next((value for value in attribute.groups() if value), None) if attribute is not None else None
-    words = _ATTRIBUTE.sub(" ", info).strip("{} \t").split()
-    if not words:
-        return None, named
-    first, rest = words[0], words[1:]
-    numbered = _LINES_AND_PATH.fullmatch(first)
-    if numbered is not None:
+    first, *rest = _ATTRIBUTE.sub(" ", info).strip("{} \t").split() or [""]
+    if (numbered := _LINES_AND_PATH.fullmatch(first)) is not None:
         return None, named or numbered[1]
-    language, colon, behind = first.partition(":")
-    if colon and looks_like_path(behind) and not _is_drive(first):
-        return _language(language), named or behind
-    if looks_like_path(first):
+    if looks_like_path(first) and not _DOTTED_LANGUAGE.fullmatch(first):
         return None, named or first
-    return _language(first), named or next((word for word in rest if looks_like_path(word)), None)
+    language, _, behind = first.partition(":")
+    path = behind if looks_like_path(behind) else next(filter(looks_like_path, rest), None)
+    return language.lstrip(".").partition(",")[0].rstrip("}") or None, named or path
 
 
 def path_in_text(text: str) -> str | None:
@@ -64,7 +61,8 @@ def path_in_comment(line: str) -> str | None:
 def path_before(lines: Sequence[str]) -> str | None:
     """What the last line that isn't blank says, if it says little else: `**src/a.py**`, `File: src/a.py`."""
     line = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    bare = _LABEL.sub("", re.sub(r"^\d+[.)]\s+|^[-*+]\s+", "", line).strip(_DECORATION), count=1).strip(_DECORATION)
+    bare = _NUMBER.sub("", line.lstrip("-+" + _DECORATION)).strip(_DECORATION)
+    bare = _LABEL.sub("", bare, count=1).strip(_DECORATION)
     if looks_like_path(bare):
         return bare
     quoted = [name for name in _BACKTICKED.findall(line) if looks_like_path(name)]
@@ -75,11 +73,3 @@ def looks_like_path(text: str) -> bool:
     if text.lower() in _LANGUAGES_WITH_DOTS or "://" in text:
         return False
     return _PATH.fullmatch(text) is not None or (_FOLDERED.fullmatch(text) is not None and not text.startswith("//"))
-
-
-def _is_drive(word: str) -> bool:
-    return len(word) > 2 and word[1] == ":" and word[2] in "\\/"
-
-
-def _language(word: str) -> str | None:
-    return word.lstrip(".").partition(",")[0].rstrip("}:") or None

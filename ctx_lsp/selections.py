@@ -13,7 +13,7 @@ from lsprotocol import types
 
 from ctx_lsp import wire
 from ctx_lsp.engine_client import EngineClient
-from ctx_lsp.protocol import ChunkInfo, Selection
+from ctx_lsp.protocol import ChunkInfo, Position, Selection
 from ctx_lsp.session import Session
 from ctx_lsp.shelf import encodable
 from ctx_lsp.sources import path_of
@@ -52,20 +52,23 @@ class SelectedText:
 
 async def read_selection(session: Session, selection: Selection) -> SelectedText:
     """The selected text. Raises WireError for positions that can't be, UnusableSelectionError."""
-    start, end = selection.range.start, selection.range.end
-    if min(start.line, start.character, end.line, end.character) < 0:
-        raise wire.WireError(["range: expected positions of 0 or more"])
+    start, end = (_position(position) for position in (selection.range.start, selection.range.end))
     text = await read_document(session, selection.uri)
-    first, last = (
-        offset_at(text, types.Position(position.line, position.character), session.encoding)
-        for position in (start, end)
-    )
+    first, last = (offset_at(text, position, session.encoding) for position in (start, end))
     selected = encodable(text[first:last])
     document = session.sources.of_uri(selection.uri)
     if not selected:
         raise UnusableSelectionError(f"nothing is selected in {document}", uri=selection.uri)
     line = line_count(text[:first] + "|")
     return SelectedText(document, line, line + line_count(selected) - 1, selected)
+
+
+def _position(position: Position) -> types.Position:
+    """Raises WireError for what no position can be."""
+    try:
+        return types.Position(position.line, position.character)
+    except ValueError:
+        raise wire.WireError(["range: expected positions from 0 to 2147483647"]) from None
 
 
 async def read_document(session: Session, uri: str) -> str:

@@ -171,7 +171,7 @@ async def eventually(look: Callable[[], Any], accepts: Callable[[Any], bool]) ->
     return seen
 
 
-def chat(text: str = "What is this?", turn: str = "t1", **fields: Any) -> dict[str, Any]:
+def chat(text: str | None = "What is this?", turn: str = "t1", **fields: Any) -> dict[str, Any]:
     return {"turnId": turn, "text": text, **fields}
 
 

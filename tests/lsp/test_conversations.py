@@ -83,7 +83,8 @@ async def test_a_turn_may_take_its_own_name_again(driver: Driver, engine: Engine
 async def test_asking_anew_in_vain_changes_nothing(driver: Driver, engine: EngineSetup, end: str) -> None:
     client = await three_turns(driver, engine)
     before = await client.request("ctx/chat/history", {"conversationId": "c"})
-    await engine.state(answer=WORDS, **({"stall_after": 5} if end == "cancel" else {"error_after": 5}))
+    behavior: dict[str, Any] = {"stall_after": 5} if end == "cancel" else {"error_after": 5}
+    await engine.state(answer=WORDS, **behavior)
     msg_id = client.post("ctx/chat", chat("other", "t4", conversationId="c", replaces="t1"))
     await client.wait_notification("ctx/chat/delta", lambda delta: delta["turnId"] == "t4")
     client.cancel(msg_id)
