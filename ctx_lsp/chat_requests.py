@@ -9,8 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ctx_lsp import protocol, wire
+from ctx_lsp.apply import apply_block
 from ctx_lsp.chat import Chats
+from ctx_lsp.code_blocks import Block, find_blocks
 from ctx_lsp.protocol import (
+    ApplyParams,
+    ApplyResult,
     ConversationInfo,
     ConversationParams,
     ConversationsResult,
@@ -19,6 +23,7 @@ from ctx_lsp.protocol import (
     NoParams,
     RenameParams,
 )
+from ctx_lsp.session import Session
 
 NAMES = tuple(
     method.name
@@ -30,7 +35,8 @@ NAMES = tuple(
 class ChatRequests:
     """The requests about the conversations of one server. None of them but `ctx/chat` needs the engine."""
 
-    def __init__(self, chats: Chats) -> None:
+    def __init__(self, session: Session, chats: Chats) -> None:
+        self._session = session
         self._chats = chats
         self._conversations = chats.conversations
 
@@ -43,6 +49,7 @@ class ChatRequests:
             protocol.FORK: self.fork,
             protocol.RENAME: self.rename,
             protocol.DELETE_CONVERSATION: self.delete,
+            protocol.APPLY: self.apply,
         }
 
     async def list(self, _: NoParams) -> ConversationsResult:
@@ -62,3 +69,17 @@ class ChatRequests:
     async def delete(self, params: ConversationParams) -> ConversationInfo:
         """What was deleted."""
         return (await self._conversations.delete(params.conversation_id)).info
+
+    async def apply(self, params: ApplyParams) -> ApplyResult:
+        return await apply_block(self._session, await self._block(params), params)
+
+    async def _block(self, params: ApplyParams) -> Block:
+        if params.text is not None:
+            return Block(language=params.language, path=None, text=params.text, start=0, end=0)
+        if params.turn_id is None:
+            raise wire.WireError(["text: is missing, and so is turnId"])
+        turn = (await self._conversations.get(params.conversation_id)).turn(params.turn_id)
+        blocks = find_blocks(turn.answer)
+        if not 0 <= params.block < len(blocks):
+            raise wire.WireError([f"block: expected 0 or more, and less than the answer's {len(blocks)} blocks"])
+        return blocks[params.block]

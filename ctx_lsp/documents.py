@@ -137,10 +137,9 @@ class Documents:
         document = self._open.get(uri)
         return None if document is None else document.text
 
-    def text_at(self, path: Path) -> str | None:
-        """The client's text of a file that is open, by whatever URI."""
-        document = self._document(self._sources.of_path(path))
-        return None if document is None else document.text
+    def find(self, uri: str) -> OpenDocument | None:
+        """The open document of this URI, or of the same file by another spelling of it."""
+        return self._open.get(uri) or self._document(self._sources.of_uri(uri))
 
     # -- to the shelf ----------------------------------------------------------------------------------------------
 

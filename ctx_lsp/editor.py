@@ -35,7 +35,11 @@ class Editor:
 
     def can(self, capability: str) -> bool:
         """Whether the client has a capability, e.g. ``window.work_done_progress``."""
-        return bool(get_capability(self._server.client_capabilities, capability, False))
+        return bool(self.capability(capability, False))
+
+    def capability(self, capability: str, default: Any = None) -> Any:
+        """What the client says of a capability, e.g. the values of an enumeration that it knows."""
+        return get_capability(self._server.client_capabilities, capability, default)
 
     def notify(self, method: str, params: Any) -> None:
         self._server.protocol.notify(method, params)

@@ -30,6 +30,7 @@ ClearScope = Literal["all", "outputs", "conversation"]
 DocumentMode = Literal["open", "manual"]
 Order = Literal["recency", "fixed"]
 DeltaKind = Literal["answer", "reasoning"]
+ApplyHow = Literal["exact", "fuzzy", "create"]
 PlanMode = Literal["exact", "instant"]
 PopulatePhase = Literal["populate", "refine"]
 LogLevel = Literal["error", "warning", "info", "debug"]
@@ -329,6 +330,33 @@ class HistoryResult:
 
 
 @frozen(kw_only=True)
+class ApplyParams:
+    """A code block and the file it is for.
+
+    The block is `text` in `language`, or the one at the index `block` of what the turn `turn_id` answered. The file is
+    `uri` or `path`; without either, the one that the model named.
+    """
+
+    text: str | None = None
+    language: str | None = None
+    conversation_id: str = DEFAULT_CONVERSATION
+    turn_id: str | None = None
+    block: int = 0
+    uri: str | None = None
+    path: str | None = None
+
+
+@frozen(kw_only=True)
+class ApplyResult:
+    """`edit` is a WorkspaceEdit, for the client to apply. `summary` says for people what changes in `uri`."""
+
+    uri: str
+    how: ApplyHow
+    summary: str
+    edit: Any
+
+
+@frozen(kw_only=True)
 class ChunksResult:
     """The context's chunks in prompt order; `active_tokens` of `limit` are taken by the active ones."""
 
@@ -590,6 +618,7 @@ HISTORY = "ctx/chat/history"
 FORK = "ctx/chat/fork"
 RENAME = "ctx/chat/rename"
 DELETE_CONVERSATION = "ctx/chat/delete"
+APPLY = "ctx/chat/apply"
 CHUNKS = "ctx/chunks"
 CHUNKS_DID_CHANGE = "ctx/chunks/didChange"
 STATUS = "ctx/status"
@@ -645,6 +674,7 @@ METHODS: dict[str, Method] = {
         Method(name=FORK, kind="request", params=ForkParams, result=ConversationInfo),
         Method(name=RENAME, kind="request", params=RenameParams, result=ConversationInfo),
         Method(name=DELETE_CONVERSATION, kind="request", params=ConversationParams, result=ConversationInfo),
+        Method(name=APPLY, kind="request", params=ApplyParams, result=ApplyResult),
         Method(name=CHUNKS, kind="request", params=NoParams, result=ChunksResult),
         Method(name=CHUNKS_DID_CHANGE, kind="notification", params=ChunksDidChange),
         Method(name=STATUS, kind="request", params=NoParams, result=Status),

@@ -73,10 +73,9 @@ def _position(position: Position) -> types.Position:
 
 async def read_document(session: Session, uri: str) -> str:
     """The client's text of a document while it is open, else the file's. Raises UnusableSelectionError."""
-    path = path_of(uri)
-    text = session.documents.text(uri) if path is None else session.documents.text_at(path)
-    if text is not None:
-        return text
+    document, path = session.documents.find(uri), path_of(uri)
+    if document is not None:
+        return document.text
     if path is None:
         raise UnusableSelectionError(f"{uri} is neither open nor a file", uri=uri)
     try:

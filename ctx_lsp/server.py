@@ -112,7 +112,7 @@ class Server:
             raise wire.WireError([f"initializationOptions.{problem}" for problem in error.problems]) from None
         self._session = session
         self._chats = Chats(session, lambda delta: editor.notify(protocol.CHAT_DELTA, delta))
-        self._chat_requests = ChatRequests(self._chats)
+        self._chat_requests = ChatRequests(session, self._chats)
         self._commands = Commands(session, self._chats)
 
     def _check_token(self, options: Any) -> None:

@@ -32,6 +32,14 @@ def offset_at(text: str, position: types.Position, encoding: str) -> int:
     return start + _index_in_line(text[start:end], position.character, encoding)
 
 
+def position_at(text: str, offset: int, encoding: str) -> types.Position:
+    """The position of an index into `text`, which is not within a line end."""
+    line, start = 0, 0
+    for match in _LINE_END.finditer(text, 0, offset):
+        line, start = line + 1, match.end()
+    return types.Position(line, units(text[start:offset], encoding))
+
+
 def units(text: str, encoding: str) -> int:
     """Length of a text in the code units of a position encoding."""
     if encoding == types.PositionEncodingKind.Utf32 or text.isascii():

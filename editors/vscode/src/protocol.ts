@@ -12,6 +12,7 @@ export type ClearScope = "all" | "outputs" | "conversation";
 export type DocumentMode = "open" | "manual";
 export type Order = "recency" | "fixed";
 export type DeltaKind = "answer" | "reasoning";
+export type ApplyHow = "exact" | "fuzzy" | "create";
 export type PlanMode = "exact" | "instant";
 export type PopulatePhase = "populate" | "refine";
 export type LogLevel = "error" | "warning" | "info" | "debug";
@@ -298,6 +299,32 @@ export interface HistoryResult {
   turns: ChatTurn[];
 }
 
+/**
+ * A code block and the file it is for.
+ *
+ * The block is `text` in `language`, or the one at the index `block` of what the turn `turnId` answered. The file is
+ * `uri` or `path`; without either, the one that the model named.
+ */
+export interface ApplyParams {
+  text?: string | null;
+  language?: string | null;
+  /** default: `"default"` */
+  conversationId?: string;
+  turnId?: string | null;
+  /** default: `0` */
+  block?: number;
+  uri?: string | null;
+  path?: string | null;
+}
+
+/** `edit` is a WorkspaceEdit, for the client to apply. `summary` says for people what changes in `uri`. */
+export interface ApplyResult {
+  uri: string;
+  how: ApplyHow;
+  summary: string;
+  edit: unknown;
+}
+
 /** The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones. */
 export interface ChunksResult {
   chunks: ChunkInfo[];
@@ -530,6 +557,7 @@ export interface Requests {
   "ctx/chat/fork": { params: ForkParams; result: ConversationInfo };
   "ctx/chat/rename": { params: RenameParams; result: ConversationInfo };
   "ctx/chat/delete": { params: ConversationParams; result: ConversationInfo };
+  "ctx/chat/apply": { params: ApplyParams; result: ApplyResult };
   "ctx/chunks": { params: NoParams; result: ChunksResult };
   "ctx/status": { params: NoParams; result: Status };
   "ctx/plan": { params: PlanParams; result: Plan };
@@ -544,6 +572,7 @@ export const Request = {
   chatFork: "ctx/chat/fork",
   chatRename: "ctx/chat/rename",
   chatDelete: "ctx/chat/delete",
+  chatApply: "ctx/chat/apply",
   chunks: "ctx/chunks",
   status: "ctx/status",
   plan: "ctx/plan",

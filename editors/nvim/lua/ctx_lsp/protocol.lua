@@ -9,6 +9,7 @@
 ---@alias ctx_lsp.DocumentMode "open"|"manual"
 ---@alias ctx_lsp.Order "recency"|"fixed"
 ---@alias ctx_lsp.DeltaKind "answer"|"reasoning"
+---@alias ctx_lsp.ApplyHow "exact"|"fuzzy"|"create"
 ---@alias ctx_lsp.PlanMode "exact"|"instant"
 ---@alias ctx_lsp.PopulatePhase "populate"|"refine"
 ---@alias ctx_lsp.LogLevel "error"|"warning"|"info"|"debug"
@@ -226,6 +227,26 @@
 ---@field conversation ctx_lsp.ConversationInfo
 ---@field turns ctx_lsp.ChatTurn[]
 
+--- A code block and the file it is for.
+---
+--- The block is `text` in `language`, or the one at the index `block` of what the turn `turnId` answered. The file is
+--- `uri` or `path`; without either, the one that the model named.
+---@class ctx_lsp.ApplyParams
+---@field text? string
+---@field language? string
+---@field conversationId? string default: "default"
+---@field turnId? string
+---@field block? integer default: 0
+---@field uri? string
+---@field path? string
+
+--- `edit` is a WorkspaceEdit, for the client to apply. `summary` says for people what changes in `uri`.
+---@class ctx_lsp.ApplyResult
+---@field uri string
+---@field how ctx_lsp.ApplyHow
+---@field summary string
+---@field edit any
+
 --- The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones.
 ---@class ctx_lsp.ChunksResult
 ---@field chunks ctx_lsp.ChunkInfo[]
@@ -408,6 +429,7 @@ M.requests = {
   chatFork = "ctx/chat/fork", -- ForkParams -> ConversationInfo
   chatRename = "ctx/chat/rename", -- RenameParams -> ConversationInfo
   chatDelete = "ctx/chat/delete", -- ConversationParams -> ConversationInfo
+  chatApply = "ctx/chat/apply", -- ApplyParams -> ApplyResult
   chunks = "ctx/chunks", -- NoParams -> ChunksResult
   status = "ctx/status", -- NoParams -> Status
   plan = "ctx/plan", -- PlanParams -> Plan
