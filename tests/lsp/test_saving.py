@@ -234,7 +234,8 @@ def test_a_broken_file_is_set_aside_and_harms_no_other(tmp_path: Path, damage: s
     broken = json.dumps(body) if damage in ("text", "field") else damage
     path.write_text(broken)
     assert [context.name for context in store.all()] == ["other"]
-    assert path.with_name(path.name + ".broken").read_text() == broken
+    (aside,) = path.parent.glob(f"{path.name}.broken-*")
+    assert aside.read_text() == broken
     with pytest.raises(UnknownSavedContextError) as caught:
         store.read("work")
     assert caught.value.data == {"names": ["other"]}
