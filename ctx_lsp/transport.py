@@ -20,6 +20,12 @@ from typing import Any, BinaryIO, Protocol
 
 logger = logging.getLogger(__name__)
 
+MOST_BYTES = 256 * 1024 * 1024
+"""Of one message."""
+
+_MOST_LINE = 64 * 1024
+_MOST_DIGITS = 20
+
 OnMessage = Callable[[Any], None]
 OnEnd = Callable[[], None]
 
@@ -126,11 +132,17 @@ class MessageReader:
 
 
 def read_body(stream: BinaryIO) -> bytes | None:
-    """The next message's bytes; None at the end of the stream. Header lines that mean nothing are skipped."""
+    """The next message's bytes; None at the end of the stream. Header lines that mean nothing are skipped.
+
+    A message longer than `MOST_BYTES` is the end as well: what is behind its head can't be told from messages.
+    """
     length: int | None = None
-    while line := stream.readline():
+    while line := stream.readline(_MOST_LINE):
         if line.strip():
             length = _content_length(line, length)
+        elif length is not None and length > MOST_BYTES:
+            logger.error("the client announced a message of %d bytes; the most is %d", length, MOST_BYTES)
+            return None
         elif length is not None:
             body = stream.read(length)
             return body if len(body) == length else None
@@ -144,7 +156,7 @@ def frame(body: bytes) -> bytes:
 def _content_length(line: bytes, known: int | None) -> int | None:
     name, _, value = line.partition(b":")
     digits = value.strip()
-    return int(digits) if name.strip().lower() == b"content-length" and digits.isdigit() else known
+    return int(digits[:_MOST_DIGITS]) if name.strip().lower() == b"content-length" and digits.isdigit() else known
 
 
 def parse(body: bytes | str) -> Any:

@@ -110,6 +110,7 @@ class _Reader:
         return tuple(self._read(element, item, f"{path}[{index}]") for index, element in enumerate(value))
 
     def _read_object(self, value: Any, cls: type[Any], path: str) -> Any:
+        value = {} if value == [] else value  # Lua writes both the same
         if not isinstance(value, dict):
             return self._wrong(path, "an object", value)
         before = len(self._problems)
