@@ -6,8 +6,8 @@ Knows conversations and answers; what happens to documents and engines before is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -103,6 +103,17 @@ class Chats:
 
     async def plan(self, params: PlanParams) -> Plan:
         """What a question would cost if it were asked now."""
+        async with self._ahead(params) as (client, messages, promptness):
+            return await self._session.context.plan(client, messages, promptness)
+
+    async def prompt(self, params: PlanParams) -> str:
+        """What the model would see if this were asked now."""
+        async with self._ahead(params) as (client, messages, promptness):
+            return await self._session.context.prompt(client, messages, promptness)
+
+    @asynccontextmanager
+    async def _ahead(self, params: PlanParams) -> AsyncIterator[tuple[EngineClient, list[Message], Promptness]]:
+        """A question as it would be put to the engine now, which has the latest text of every document."""
         asking = Asking({}, self._promptness(params))
         attachments = await self._attachments(params.context) or ()
         conversation = await self.conversations.peek(params.conversation_id)
@@ -110,8 +121,7 @@ class Chats:
         async with self._session.engine() as client:
             await self._session.flush(client)
             left_out = await self._turns_without_room(client, question, asking)
-            messages = question.messages(question.before[left_out:])
-            return await self._session.context.plan(client, messages, asking.promptness)
+            yield client, question.messages(question.before[left_out:]), asking.promptness
 
     async def history(self, conversation_id: str) -> HistoryResult:
         """Raises UnknownConversationError."""

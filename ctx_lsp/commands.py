@@ -12,6 +12,8 @@ from typing import Any
 from ctx_lsp import markdown, protocol
 from ctx_lsp.chat import Chats
 from ctx_lsp.loading import load_files
+from ctx_lsp.populating import populate
+from ctx_lsp.progress import request_progress
 from ctx_lsp.protocol import (
     ChunkList,
     ChunksResult,
@@ -76,7 +78,8 @@ class Commands:
 
     async def load(self, params: LoadParams) -> CommandResult:
         async with self._engine() as client:
-            result = await load_files(self._session, client, params)
+            with request_progress(self._session.editor, "Loading files") as report:
+                result = await load_files(self._session, client, params, report)
             await self._session.warm(client)
         return CommandResult(markdown=markdown.load(result), data=result)
 
@@ -99,7 +102,7 @@ class Commands:
 
     async def populate(self, params: PopulateParams) -> CommandResult:
         async with self._engine() as client:
-            plan = await self._session.context.populate(client, params.refs or None)
+            plan = await populate(self._session, client, params.refs or None)
         return CommandResult(markdown=markdown.populating(plan), data=plan)
 
     async def compose(self, params: ComposeParams) -> CommandResult:

@@ -141,6 +141,10 @@ class Documents:
         """The open document of this URI, or of the same file by another spelling of it."""
         return self._open.get(uri) or self._document(self._sources.of_uri(uri))
 
+    def is_pending(self, source: str) -> bool:
+        """Whether the shelf may have to hear of this text yet."""
+        return source in self._dirty
+
     # -- to the shelf ----------------------------------------------------------------------------------------------
 
     async def flush(self, shelf: Shelf, *, only_rested: bool = False) -> bool:

@@ -52,6 +52,10 @@ class Editor:
         """Where the user looks; for what must not be missed."""
         self._server.window_show_message(types.ShowMessageParams(kind, message))
 
+    def post(self, method: str, params: Any) -> None:
+        """A request whose answer tells nothing."""
+        self._server.protocol.send_request(method, params)
+
     async def request(self, method: str, params: Any) -> Any:
         return await self._server.protocol.send_request_async(method, params)
 

@@ -1,8 +1,8 @@
 """How JSON-RPC messages become handler calls and answers: the one subclass of pygls' protocol.
 
 Replaces pygls' dispatch, which leaves commands running after a cancellation, leaves malformed custom requests without
-an answer, keeps a future per notification, runs handlers on the thread that reads stdin, and never advertises
-`experimental`. Knows which type a method's params have; knows nothing of what handlers do.
+an answer, keeps a future per notification, and runs handlers on the thread that reads stdin. Knows which type a
+method's params have; knows nothing of what handlers do.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pygls.exceptions import (
 from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from ctx_lsp import logs, protocol, wire
+from ctx_lsp.capabilities import tailor
 from ctx_lsp.progress import WORK_DONE_TOKEN
 from ctx_lsp.tracing import Tracer
 from ctx_lsp.transport import Channel
@@ -214,7 +215,7 @@ class Protocol(LanguageServerProtocol):
         except BaseException:
             self.phase = Phase.CREATED
             raise
-        result.capabilities.experimental = protocol.EXPERIMENTAL
+        tailor(result.capabilities, params.capabilities)
         self._tracer.level = params.trace or types.TraceValue.Off
         self.phase = Phase.RUNNING
         return result

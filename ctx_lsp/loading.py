@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ctx_lsp import workspace_files
 from ctx_lsp.engine_client import EngineClient
+from ctx_lsp.progress import Report
 from ctx_lsp.protocol import ChunkInfo, LoadParams, LoadResult, Skipped
 from ctx_lsp.session import Session
 from ctx_lsp.shelf import reserved_tokens
@@ -20,13 +21,14 @@ _BYTES_PER_TOKEN = 3
 _BATCH = 32
 
 
-async def load_files(session: Session, client: EngineClient, params: LoadParams) -> LoadResult:
+async def load_files(session: Session, client: EngineClient, params: LoadParams, report: Report) -> LoadResult:
     """Loads what the paths mean, in their order, as far as there is room for it."""
     selection = await asyncio.to_thread(workspace_files.select, params.paths, session.sources.base)
     discovered = await _discover(session) if params.discover else []
     files = list(dict.fromkeys([*selection.files, *discovered]))
     job = _Job(session, client)
     for start in range(0, len(files), _BATCH):
+        report(f"{start:,} of {len(files):,} files", start / len(files))
         await job.load(files[start : start + _BATCH])
     skipped = [Skipped(path=session.sources.of_path(path), reason=reason) for path, reason in job.skipped.items()]
     return LoadResult(loaded=tuple(job.loaded.values()), skipped=(*selection.skipped, *skipped))
@@ -48,14 +50,21 @@ class _Job:
         self.skipped: dict[Path, str] = {}
 
     async def load(self, files: Sequence[Path]) -> None:
-        """Loads a few files. Once a whole batch found no room, no more are tried."""
+        """Loads a few files. Once a whole batch found no room, no more are tried.
+
+        Those that it didn't get to when it fails or is cancelled are not wanted any more.
+        """
         if self._is_full:
             self.skipped |= dict.fromkeys(files, "the context is full")
             return
         unusable = await asyncio.to_thread(_unusable, files, frozenset(self._session.documents.open_paths()))
         self.skipped |= unusable
         sources = {path: self._session.documents.load(path) for path in files if path not in unusable}
-        shelf = await self._session.flush(self._client)
+        try:
+            shelf = await self._session.flush(self._client)
+        except BaseException:
+            self._session.documents.dismiss(set(sources.values()) - self._session.context.sources)
+            raise
         found = {path: self._session.context.find_source(source) for path, source in sources.items()}
         for path, chunk in found.items():
             source = sources[path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence, Set
 
 from ctx_lsp.protocol import (
@@ -16,6 +17,7 @@ from ctx_lsp.protocol import (
 )
 
 SHORT_HASH = 8
+_BACKTICKS = re.compile("`+")
 
 
 def chunk_table(chunks: Sequence[ChunkInfo]) -> str:
@@ -28,7 +30,7 @@ def chunk_table(chunks: Sequence[ChunkInfo]) -> str:
             f"`{chunk.hash[:SHORT_HASH]}`",
             _escape(_title(chunk)),
             f"{chunk.tokens:,}",
-            _warmth(chunk),
+            warmth(chunk),
             "pinned" if chunk.pinned else "",
             _escape(" ".join(f"#{tag}" for tag in chunk.tags)),
         )
@@ -106,6 +108,16 @@ def composed(chunk: ChunkInfo) -> str:
     return f"Composed {_count(len(chunk.parts), 'chunk')} as **{_escape(chunk.name)}**, {chunk.tokens:,} tokens."
 
 
+def added(chunk: ChunkInfo) -> str:
+    return f"Added **{_escape(chunk.name)}**, {chunk.tokens:,} tokens."
+
+
+def document(text: str, language_id: str) -> str:
+    """In a fence that the text can't end."""
+    fence = "`" * max(3, 1 + max(map(len, _BACKTICKS.findall(text)), default=0))
+    return f"{fence}{language_id}\n{text.rstrip()}\n{fence}"
+
+
 def deleted(hashes: Sequence[str]) -> str:
     names = ", ".join(f"`{hash[:SHORT_HASH]}`" for hash in hashes)
     return f"Deleted {_count(len(hashes), 'chunk')}: {names}." if hashes else "Nothing was deleted."
@@ -180,7 +192,8 @@ def _title(chunk: ChunkInfo) -> str:
     return chunk.name if chunk.kind == "file" else f"{chunk.name} ({chunk.kind})"
 
 
-def _warmth(chunk: ChunkInfo) -> str:
+def warmth(chunk: ChunkInfo) -> str:
+    """How much of it has KV, and how good that is."""
     if chunk.warm_tokens == 0:
         return "cold"
     share = "" if chunk.warm_tokens == chunk.tokens else f" {100 * chunk.warm_tokens // max(1, chunk.tokens)}%"

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from lsprotocol import types
@@ -115,19 +116,25 @@ class ProgressBar:
 
 
 @contextmanager
-def asked_progress(editor: Editor, title: str) -> Iterator[Report]:
-    """The progress of the request that is being answered, if its client asked for one; cancelling it cancels the
-    request, which is then answered so.
+def request_progress(editor: Editor, title: str) -> Iterator[Report]:
+    """The progress of the request that is being answered: under its client's token, else as a bar of the server's own.
+
+    Cancelling it cancels the request, which is then answered so.
     """
-    token, task = WORK_DONE_TOKEN.get(), asyncio.current_task()
-    if token is None or task is None:
-        yield lambda message, fraction: None
-        return
-    work = WorkDone(editor, token, title, lambda: _cancel(task), None, 0.0)
+    task = asyncio.current_task()
+    assert task is not None, "requests are answered in tasks"
+    cancel = partial(_cancel, task)
+    token = WORK_DONE_TOKEN.get()
+    if token is None:
+        bar = ProgressBar(editor, title, cancel)
+        report, done = bar.show, bar.done
+    else:
+        work = WorkDone(editor, token, title, cancel, None, 0.0)
+        report, done = work.report, work.end
     try:
-        yield work.report
+        yield report
     finally:
-        work.end()
+        done()
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:

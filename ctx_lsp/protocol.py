@@ -75,6 +75,7 @@ class InitializationOptions:
     files: FileOptions = FileOptions()
     engine: EngineOptions = EngineOptions()
     token: str | None = None  # of a server that listens on TCP or WebSocket
+    client_commands: tuple[str, ...] = ()  # commands of the client's own that code actions may name: `ctx.ask`
     log_level: LogLevel = "info"  # the least that is told to the client and the log file
 
 
@@ -611,6 +612,53 @@ class HelpResult:
     commands: tuple[SlashUsage, ...]
 
 
+@frozen(kw_only=True)
+class ContentParams:
+    """A `ctx:` URI."""
+
+    uri: str
+
+
+@frozen(kw_only=True)
+class ContentResult:
+    """A `ctx:` document; `language_id` as LSP has them."""
+
+    text: str
+    language_id: str
+
+
+@frozen(kw_only=True)
+class AddSelectionParams:
+    """What becomes a chunk, called `name`, or by its document and lines."""
+
+    uri: str
+    range: Range
+    name: str | None = None
+
+
+@frozen(kw_only=True)
+class ExplainParams:
+    """The code, or a `problem` with it, that is to be explained."""
+
+    uri: str
+    range: Range
+    problem: str | None = None
+
+
+@frozen(kw_only=True)
+class ShowParams:
+    """A `ctx:` URI."""
+
+    uri: str
+
+
+@frozen(kw_only=True)
+class ShowResult:
+    """Whether the client has opened it."""
+
+    shown: bool
+
+
 CHAT = "ctx/chat"
 CHAT_DELTA = "ctx/chat/delta"
 CONVERSATIONS = "ctx/chat/conversations"
@@ -626,6 +674,7 @@ STATUS_DID_CHANGE = "ctx/status/didChange"
 PLAN = "ctx/plan"
 SLASH = "ctx/slash"
 SLASH_COMPLETE = "ctx/slash/complete"
+CONTENT = "ctx/content"
 
 LOAD_COMMAND = "ctx.load"
 CONTEXT_COMMAND = "ctx.context"
@@ -645,6 +694,12 @@ PLAN_COMMAND = "ctx.plan"
 STATS_COMMAND = "ctx.stats"
 DELETE_COMMAND = "ctx.delete"
 CLEAR_COMMAND = "ctx.clear"
+ADD_SELECTION_COMMAND = "ctx.addSelection"
+EXPLAIN_COMMAND = "ctx.explain"
+SHOW_COMMAND = "ctx.show"
+
+ASK_CLIENT_COMMAND = "ctx.ask"
+"""A command of the client's own, which takes `ChatParams`."""
 
 
 @frozen(kw_only=True)
@@ -682,6 +737,7 @@ METHODS: dict[str, Method] = {
         Method(name=PLAN, kind="request", params=PlanParams, result=Plan),
         Method(name=SLASH, kind="request", params=SlashParams, result=CommandResult),
         Method(name=SLASH_COMPLETE, kind="request", params=SlashCompleteParams, result=SlashCompleteResult),
+        Method(name=CONTENT, kind="request", params=ContentParams, result=ContentResult),
         _command(LOAD_COMMAND, LoadParams, LoadResult),
         _command(CONTEXT_COMMAND, NoParams, ChunksResult),
         _command(ACTIVATE_COMMAND, RefsParams, ChunkList),
@@ -700,6 +756,9 @@ METHODS: dict[str, Method] = {
         _command(STATS_COMMAND, NoParams, StatsResult),
         _command(DELETE_COMMAND, RefsParams, DeleteResult),
         _command(CLEAR_COMMAND, ClearParams, ClearResult),
+        _command(ADD_SELECTION_COMMAND, AddSelectionParams, ChunkInfo),
+        _command(EXPLAIN_COMMAND, ExplainParams, ChatResult),
+        _command(SHOW_COMMAND, ShowParams, ShowResult),
     )
 }
 """Every method of this protocol by name."""

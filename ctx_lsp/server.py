@@ -14,7 +14,18 @@ from typing import Any
 from lsprotocol import types
 from pygls.lsp.server import LanguageServer
 
-from ctx_lsp import __version__, markdown, parent, protocol, slash, slash_complete, text_sync, wire, workspace_files
+from ctx_lsp import (
+    __version__,
+    capabilities,
+    markdown,
+    parent,
+    protocol,
+    slash,
+    slash_complete,
+    text_sync,
+    wire,
+    workspace_files,
+)
 from ctx_lsp.access_token import AccessToken, UnauthorizedError
 from ctx_lsp.chat import Chats
 from ctx_lsp.chat_requests import NAMES as CHAT_REQUESTS
@@ -26,6 +37,7 @@ from ctx_lsp.protocol import ChunksResult, CommandResult, HelpResult, SlashCompl
 from ctx_lsp.session import Session
 from ctx_lsp.slash_complete import Surroundings
 from ctx_lsp.sources import path_of
+from ctx_lsp.surface import Surface
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +61,15 @@ class Server:
         self._chats: Chats | None = None
         self._chat_requests: ChatRequests | None = None
         self._commands: Commands | None = None
+        self._surface: Surface | None = None
         self._register()
 
     async def close(self) -> None:
         if self._parent is not None:
             self._parent.cancel()
         await self.protocol.cancel_all()
+        if self._surface is not None:
+            self._surface.stop()
         if self._session is not None:
             await self._session.close()
 
@@ -73,6 +88,11 @@ class Server:
         assert self._commands is not None
         return self._commands
 
+    @property
+    def surface(self) -> Surface:
+        assert self._surface is not None
+        return self._surface
+
     # -- wiring ----------------------------------------------------------------------------------------------------
 
     def _register(self) -> None:
@@ -82,13 +102,18 @@ class Server:
             types.SHUTDOWN: lambda *_: self.session.close(),
             types.TEXT_DOCUMENT_DID_OPEN: lambda params: self.session.documents.open(params.text_document),
             types.TEXT_DOCUMENT_DID_CHANGE: lambda params: self.session.documents.change(params),
-            types.TEXT_DOCUMENT_DID_CLOSE: lambda params: self.session.documents.close(params.text_document.uri),
+            types.TEXT_DOCUMENT_DID_CLOSE: self._closed,
             types.TEXT_DOCUMENT_DID_SAVE: lambda params: self.session.documents.save(params.text_document.uri),
             types.WORKSPACE_DID_CHANGE_CONFIGURATION: lambda params: self.session.configuration.did_change(params),
             types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._watched_files,
             types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: lambda _: self.session.sources.set_folders(self._folders()),
             types.WINDOW_WORK_DONE_PROGRESS_CANCEL: lambda params: self.session.editor.cancel_progress(params.token),
             **{name: partial(self._chat_request, name) for name in CHAT_REQUESTS},
+            types.TEXT_DOCUMENT_CODE_LENS: lambda params: self.surface.code_lens(params),
+            types.TEXT_DOCUMENT_HOVER: lambda params: self.surface.hover(params),
+            types.TEXT_DOCUMENT_CODE_ACTION: lambda params: self.surface.code_actions(params),
+            types.WORKSPACE_TEXT_DOCUMENT_CONTENT: lambda params: self.surface.contents.read_shown(params.uri),
+            protocol.CONTENT: lambda params: self.surface.contents.read(params.uri),
             protocol.CHUNKS: self._chunks,
             protocol.STATUS: lambda _: self.session.status.status,
             protocol.PLAN: lambda params: self.chats.plan(params),
@@ -96,7 +121,7 @@ class Server:
             protocol.SLASH_COMPLETE: self._slash_complete,
         }
         for method, handler in features.items():
-            self.language_server.feature(method)(_plain(handler))
+            self.language_server.feature(method, capabilities.OPTIONS.get(method))(_plain(handler))
         for command in (method.name for method in protocol.METHODS.values() if method.kind == "command"):
             self.language_server.command(command)(_plain(partial(self._command, command)))
 
@@ -114,6 +139,7 @@ class Server:
         self._chats = Chats(session, lambda delta: editor.notify(protocol.CHAT_DELTA, delta))
         self._chat_requests = ChatRequests(session, self._chats)
         self._commands = Commands(session, self._chats)
+        self._surface = Surface(session, self._chats)
 
     def _check_token(self, options: Any) -> None:
         """Raises UnauthorizedError, and hangs up behind it."""
@@ -136,6 +162,10 @@ class Server:
 
     # -- handlers --------------------------------------------------------------------------------------------------
 
+    def _closed(self, params: types.DidCloseTextDocumentParams) -> None:
+        self.session.documents.close(params.text_document.uri)
+        self.surface.contents.closed(params.text_document.uri)
+
     def _watched_files(self, params: types.DidChangeWatchedFilesParams) -> None:
         paths = (path_of(change.uri) for change in params.changes)
         self.session.documents.files_changed(path for path in paths if path is not None)
@@ -149,7 +179,7 @@ class Server:
         return await self._chat_requests.table()[name](params)
 
     async def _command(self, name: str, params: Any) -> CommandResult:
-        return await self.commands.table()[name](params)
+        return await (self.commands.table() | self.surface.commands.table())[name](params)
 
     async def _slash(self, params: protocol.SlashParams) -> CommandResult:
         call = slash.parse(params.text, params.conversation_id)

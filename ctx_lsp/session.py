@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,9 @@ class Session:
     """Everything a server knows, from `initialize` to the end of the process.
 
     Invariant: `_tasks` holds every background task that was started here and has not ended.
+
+    Attributes:
+        chunk_listeners: told of the chunks whenever something about them has changed.
     """
 
     def __init__(self, editor: Editor, initialization_options: Any, folders: list[Path], encoding: str) -> None:
@@ -70,6 +73,7 @@ class Session:
         )
         events = LinkEvents(self._on_state, self._on_attach, self._on_event)
         self.link = EngineLink(_engine_source(self.options), self.context.id, events)
+        self.chunk_listeners: list[Callable[[ChunksResult], None]] = []
         self._usage = Usage()
         self._stale = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -259,6 +263,8 @@ class Session:
 
     def _on_chunks(self, state: ChunksResult) -> None:
         self.status.chunks_changed(state.active_tokens, state.limit)
+        for listener in self.chunk_listeners:
+            listener(state)
 
     def _tell_limitation(self, limitation: str | None) -> None:
         """What this model can't do: shown once, and as the status until there is other news."""

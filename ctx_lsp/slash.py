@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from ctx_lsp import protocol
+from ctx_lsp.content_uris import prompt_uri
 from ctx_lsp.protocol import (
     ChunkInfo,
     ClearParams,
@@ -23,6 +24,7 @@ from ctx_lsp.protocol import (
     PopulateParams,
     RefsParams,
     SavedParams,
+    ShowParams,
     SlashUsage,
     TagParams,
 )
@@ -182,18 +184,30 @@ COMMANDS: dict[str, SlashCommand] = {
             lambda _, rest, conversation: PlanParams(text=rest, conversation_id=conversation),
         ),
         SlashCommand(
+            "/prompt",
+            "[QUESTION…]",
+            "show the prompt as the model sees it",
+            "",
+            0,
+            protocol.SHOW_COMMAND,
+            lambda _, rest, conversation: ShowParams(uri=prompt_uri(conversation, rest)),
+        ),
+        SlashCommand(
             "/stats", "", "count chunks, tokens and KV", "", 0, protocol.STATS_COMMAND, lambda _, __, ___: NoParams()
         ),
         SlashCommand(HELP, "[COMMAND]", "show this list", "commands", 0, HELP, lambda args, _, __: tuple(args)),
     )
 }
 
+_ASKING = (protocol.PLAN_COMMAND, protocol.SHOW_COMMAND)
+"""Their arguments are a question, whose quotes mean nothing."""
+
 
 def parse(line: str, conversation: str) -> SlashCall:
     """Understands a line. Raises SlashError."""
     name, _, rest = line.strip().partition(" ")
     command = find(name)
-    if command.target == protocol.PLAN_COMMAND:
+    if command.target in _ASKING:
         arguments: Sequence[str] = rest.split()
     else:
         arguments = split(rest)

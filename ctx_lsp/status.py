@@ -5,7 +5,8 @@ Knows the states and how each is shown; knows nothing of what brings them about.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,7 @@ class StatusBoard:
         self._chunks: Announcement[ChunksDidChange] = Announcement(
             partial(editor.notify, protocol.CHUNKS_DID_CHANGE), _QUIET_SECONDS
         )
+        self._watchers: list[Callable[[PopulateState | None], None]] = []
         self._loading = ProgressBar(editor, "Starting the engine")
         self._bars: dict[PopulatePhase, ProgressBar] = {
             "populate": ProgressBar(editor, "Reading files", stop_populating),
@@ -55,11 +57,22 @@ class StatusBoard:
         """None, or a state in which all is done, says that nothing goes on."""
         busy = state if state is not None and state.done < state.total else None
         self.update(populate=busy)
+        for watcher in list(self._watchers):
+            watcher(busy)
         for phase, bar in self._bars.items():
             if busy is not None and busy.phase == phase:
                 bar.show(f"{busy.done:,} of {busy.total:,} tokens", busy.done / busy.total)
             else:
                 bar.done()
+
+    @contextmanager
+    def populate_watched(self, watcher: Callable[[PopulateState | None], None]) -> Iterator[None]:
+        """Tells `watcher` of all that `show_populate` is told while the block runs."""
+        self._watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.remove(watcher)
 
     def chunks_changed(self, active_tokens: int, limit: int) -> None:
         self.update(active_tokens=active_tokens, limit=limit)

@@ -109,7 +109,8 @@ class Driver:
 
     async def initialize(self, client: Client, capabilities: Any = None, **options: Any) -> Client:
         """Tells a server what it has to know; doesn't wait for its engine."""
-        await client.request("initialize", self.initialize_params(capabilities or CAPABILITIES, **options))
+        params = self.initialize_params(capabilities or CAPABILITIES, **options)
+        client.capabilities = (await client.request("initialize", params))["capabilities"]
         client.notify("initialized", {})
         return client
 

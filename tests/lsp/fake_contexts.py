@@ -28,6 +28,8 @@ class Behavior:
         exact_only: why all questions are answered as exact.
         die_after, stall_after: so many words into an answer the process dies, or the answer stands still.
         error_after: so many words into an answer it ends with an error.
+        stall_adding_after: a context that has so many chunks takes no more, and the request stands still.
+        prefills: whether what is asked to be computed ahead is there at once, or never.
     """
 
     load_seconds: float = 0.0
@@ -40,6 +42,8 @@ class Behavior:
     die_after: int | None = None
     stall_after: int | None = None
     error_after: int | None = None
+    stall_adding_after: int | None = None
+    prefills: bool = True
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,8 @@ class Fake:
                 return {}
             case "populate":
                 plan = self.plan(id, 0)
-                self.contexts[id] = [replace(chunk, warm=chunk.active) for chunk in self.chunks(id)]
+                if self.behavior.prefills:
+                    self.contexts[id] = [replace(chunk, warm=chunk.active) for chunk in self.chunks(id)]
                 return plan
             case "stop_populating":
                 self.publish(id, "populate_progress", {"context": id, "done": 0, "total": 0})

@@ -78,6 +78,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer_context(self, path: str, body: Any) -> None:
         id, _, action = (unquote(part) for part in path.removeprefix("/v1/contexts/").partition("/"))
         fake = self.fake
+        while action == "chunks" and len(fake.contexts[id]) == fake.behavior.stall_adding_after:
+            if self.client_gone(0.05):
+                raise ConnectionResetError
         with fake.lock:
             fake.calls.append(f"{self.command} {action}".strip())
             if self.command == "PUT":

@@ -269,7 +269,7 @@ async def test_a_context_that_is_too_full_is_a_clear_error(driver: Driver, engin
         (chat(sampling={"topP": 7}), "sampling: top_p must be above 0 and at most 1"),
         (chat(fidelity="perfect"), 'fidelity: expected one of "exact", "auto", "instant", got "perfect"'),
         (chat(latencyBudgetMs=-1), "latencyBudgetMs: expected 0 or more"),
-        ([], "params: expected an object, got an array"),
+        ([1], "params: expected an object, got an array"),
     ],
 )
 async def test_bad_params_are_named(driver: Driver, params: Any, problem: str) -> None:

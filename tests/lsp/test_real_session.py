@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.serve import runtime_file
 from tests.lsp.driver import Driver, EngineSetup, chat, edit, eventually, kill_engines, ready
 from tests.lsp.wire_client import ProcessClient, RpcError, WireClient
 from tests.scripted_models import ANSWER, THOUGHT, make_thinking_model
@@ -295,3 +296,41 @@ async def chunks_of(client: WireClient) -> list[dict[str, Any]]:
 
 def warm(chunks: list[dict[str, Any]]) -> dict[str, bool]:
     return {chunk["name"]: chunk["warmTokens"] == chunk["tokens"] for chunk in chunks}
+
+
+async def test_a_client_that_hangs_up_in_the_middle_of_an_answer_leaves_no_process(
+    driver: Driver, engine: EngineSetup, options: dict[str, Any], tmp_path: Path
+) -> None:
+    own = replace(engine, folder=tmp_path / "own")
+    engine.environment.setenv("CTX_LSP_RUNTIME_DIR", str(own.folder))
+    client = await ready(await driver.initialize(await driver.start_process(), **options, idleTimeout=0.5))
+    pid = own.info().pid
+    msg_id = client.post("ctx/chat", chat("Count on.", sampling=sampling(1000)))
+    await client.wait_notification("ctx/chat/delta")
+    client.hang_up()
+    assert await client.wait_exit() == 1
+    assert client.answers(msg_id) == [] or client.answers(msg_id)[0]["error"]["code"] == -32800
+
+    async def lives() -> bool:
+        return runtime_file.pid_alive(pid)
+
+    await eventually(lives, lambda alive: not alive)
+
+
+async def test_the_prompt_is_shown_as_the_model_sees_it(driver: Driver, client: ProcessClient) -> None:
+    driver.open(client, "a.py", "def one():\n    return 1\n")
+    uri = "ctx:/prompt/default?What%20is%20one%3F"
+    text = (await client.request("ctx/content", {"uri": uri}))["text"]
+    assert "def one():\n    return 1\n" in text
+    assert text.startswith("<|im_start|>system\n")
+    assert text.endswith("<|im_start|>user\nWhat is one?<|im_end|>\n<|im_start|>assistant\n")
+
+
+async def test_prefill_is_watched_to_its_end(driver: Driver, client: ProcessClient) -> None:
+    driver.open(client, "a.py", "".join(f"line {number} of many words\n" for number in range(60)))
+    params = {"command": "ctx.populate", "arguments": [{"refs": ["a.py"]}], "workDoneToken": 7}
+    await client.request("workspace/executeCommand", params)
+    values = [params["value"]["kind"] for params in client.notifications("$/progress") if params["token"] == 7]
+    assert (values[0], values[-1]) == ("begin", "end")
+    (chunk,) = (await client.request("ctx/chunks", {}))["chunks"]
+    assert chunk["warmTokens"] == chunk["tokens"]

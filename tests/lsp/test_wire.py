@@ -36,7 +36,10 @@ def test_what_is_no_object_is_refused(cls: type[Any], junk: Any) -> None:
     ("value", "problem"),
     [
         ({}, "turnId: is missing"),
-        ({"turnId": 1, "text": 5}, "turnId: expected a string, got an integer; text: expected a string, got an integer"),
+        (
+            {"turnId": 1, "text": 5},
+            "turnId: expected a string, got an integer; text: expected a string, got an integer",
+        ),
         (
             {"turnId": "t", "text": "", "sampling": {"stop": ["a", 5], "seed": True, "temperature": "hot"}},
             'sampling.temperature: expected a number, got "hot"; sampling.stop[1]: expected a string, got an integer; '

@@ -32,11 +32,12 @@ class RpcError(Exception):
 
 class WireClient:
     """Requests, notifications and everything the server sent. `received` has all its messages, in order; `replies`
-    answer its requests, by method, from their params, or raise an RpcError.
+    answer its requests, by method, from their params, or raise an RpcError; `capabilities` are what it has offered.
     """
 
     def __init__(self) -> None:
         self.received: list[Message] = []
+        self.capabilities: Message = {}
         self.replies: dict[str, Callable[[Any], Any]] = {}
         self._arrived = asyncio.Event()
         self._next_id = FIRST_ID - 1
@@ -116,7 +117,7 @@ class WireClient:
 
     def _reply(self, message: Message) -> Message:
         try:
-            return {"result": self.replies.get(message["method"], lambda _: None)(message["params"])}
+            return {"result": self.replies.get(message["method"], lambda _: None)(message.get("params"))}
         except RpcError as error:
             return {"error": {"code": error.code, "message": error.message}}
 

@@ -69,6 +69,8 @@ export interface InitializationOptions {
   engine?: EngineOptions;
   /** of a server that listens on TCP or WebSocket */
   token?: string | null;
+  /** commands of the client's own that code actions may name: `ctx.ask` */
+  clientCommands?: string[];
   /** the least that is told to the client and the log file; default: `"info"` */
   logLevel?: LogLevel;
 }
@@ -549,6 +551,41 @@ export interface HelpResult {
   commands: SlashUsage[];
 }
 
+/** A `ctx:` URI. */
+export interface ContentParams {
+  uri: string;
+}
+
+/** A `ctx:` document; `languageId` as LSP has them. */
+export interface ContentResult {
+  text: string;
+  languageId: string;
+}
+
+/** What becomes a chunk, called `name`, or by its document and lines. */
+export interface AddSelectionParams {
+  uri: string;
+  range: Range;
+  name?: string | null;
+}
+
+/** The code, or a `problem` with it, that is to be explained. */
+export interface ExplainParams {
+  uri: string;
+  range: Range;
+  problem?: string | null;
+}
+
+/** A `ctx:` URI. */
+export interface ShowParams {
+  uri: string;
+}
+
+/** Whether the client has opened it. */
+export interface ShowResult {
+  shown: boolean;
+}
+
 /** Requests to the server, by method. */
 export interface Requests {
   "ctx/chat": { params: ChatParams; result: ChatResult };
@@ -563,6 +600,7 @@ export interface Requests {
   "ctx/plan": { params: PlanParams; result: Plan };
   "ctx/slash": { params: SlashParams; result: CommandResult };
   "ctx/slash/complete": { params: SlashCompleteParams; result: SlashCompleteResult };
+  "ctx/content": { params: ContentParams; result: ContentResult };
 }
 
 export const Request = {
@@ -578,6 +616,7 @@ export const Request = {
   plan: "ctx/plan",
   slash: "ctx/slash",
   slashComplete: "ctx/slash/complete",
+  content: "ctx/content",
 } as const satisfies Record<string, keyof Requests>;
 
 /** Params of notifications, by method. docs/protocol.md says who sends them. */
@@ -616,6 +655,9 @@ export interface Commands {
   "ctx.stats": { params: NoParams; data: StatsResult };
   "ctx.delete": { params: RefsParams; data: DeleteResult };
   "ctx.clear": { params: ClearParams; data: ClearResult };
+  "ctx.addSelection": { params: AddSelectionParams; data: ChunkInfo };
+  "ctx.explain": { params: ExplainParams; data: ChatResult };
+  "ctx.show": { params: ShowParams; data: ShowResult };
 }
 
 export const Command = {
@@ -637,4 +679,7 @@ export const Command = {
   stats: "ctx.stats",
   delete: "ctx.delete",
   clear: "ctx.clear",
+  addSelection: "ctx.addSelection",
+  explain: "ctx.explain",
+  show: "ctx.show",
 } as const satisfies Record<string, keyof Commands>;

@@ -45,6 +45,7 @@
 ---@field files? ctx_lsp.FileOptions
 ---@field engine? ctx_lsp.EngineOptions
 ---@field token? string of a server that listens on TCP or WebSocket
+---@field clientCommands? string[] commands of the client's own that code actions may name: `ctx.ask`
 ---@field logLevel? ctx_lsp.LogLevel the least that is told to the client and the log file; default: "info"
 
 --- Params of methods that need none: `{}`, `null` or nothing at all.
@@ -417,6 +418,35 @@
 ---@class ctx_lsp.HelpResult
 ---@field commands ctx_lsp.SlashUsage[]
 
+--- A `ctx:` URI.
+---@class ctx_lsp.ContentParams
+---@field uri string
+
+--- A `ctx:` document; `languageId` as LSP has them.
+---@class ctx_lsp.ContentResult
+---@field text string
+---@field languageId string
+
+--- What becomes a chunk, called `name`, or by its document and lines.
+---@class ctx_lsp.AddSelectionParams
+---@field uri string
+---@field range ctx_lsp.Range
+---@field name? string
+
+--- The code, or a `problem` with it, that is to be explained.
+---@class ctx_lsp.ExplainParams
+---@field uri string
+---@field range ctx_lsp.Range
+---@field problem? string
+
+--- A `ctx:` URI.
+---@class ctx_lsp.ShowParams
+---@field uri string
+
+--- Whether the client has opened it.
+---@class ctx_lsp.ShowResult
+---@field shown boolean
+
 local M = {}
 
 --- Of the protocol: the server's is `capabilities.experimental.ctx.version`.
@@ -435,6 +465,7 @@ M.requests = {
   plan = "ctx/plan", -- PlanParams -> Plan
   slash = "ctx/slash", -- SlashParams -> CommandResult
   slashComplete = "ctx/slash/complete", -- SlashCompleteParams -> SlashCompleteResult
+  content = "ctx/content", -- ContentParams -> ContentResult
 }
 
 M.notifications = {
@@ -462,6 +493,9 @@ M.commands = {
   stats = "ctx.stats", -- NoParams -> StatsResult
   delete = "ctx.delete", -- RefsParams -> DeleteResult
   clear = "ctx.clear", -- ClearParams -> ClearResult
+  addSelection = "ctx.addSelection", -- AddSelectionParams -> ChunkInfo
+  explain = "ctx.explain", -- ExplainParams -> ChatResult
+  show = "ctx.show", -- ShowParams -> ShowResult
 }
 
 return M
