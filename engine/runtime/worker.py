@@ -74,7 +74,13 @@ class Worker:
             self._step(rows)
 
     def _plan(self) -> list[StepRow]:
-        rows = self._scheduler.next_step()
+        try:
+            rows = self._scheduler.next_step()
+        except Exception as error:
+            # nobody can say whose it was, and whoever waits must hear of it
+            logger.exception("a step could not be planned")
+            self._scheduler.drop_all(EngineError(f"The engine failed while planning: {error}"))
+            rows = []
         # waiters for background prefill look at the scheduler's lists, which planning may have emptied
         self._changed.notify_all()
         return rows
