@@ -73,7 +73,7 @@ class Ledger:
             self._earn((emitted / answers - 1 - extra) * plain + _SHARE * (1 + extra) * plain)
 
     def spend(self, seconds: float) -> None:
-        """Looking for drafts took so long."""
+        """Looking for drafts took so long, and whether they can be afforded."""
         self._account -= seconds
 
     def _earn(self, seconds: float) -> None:

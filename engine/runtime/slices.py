@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-_SHORT, _LONG = 0.025, 0.25
-"""Seconds a step may take that others wait for, and one that only its own cancellation waits for."""
+_SHORT, _LONG = 0.02, 0.25
+"""Seconds a step is meant to take that others wait for (some take longer, and none should take 0.025), and one that
+only its own cancellation waits for."""
 
 _UNKNOWN, _FEWEST, _MOST, _GRAIN = 256, 128, 8192, 64
 """Tokens of a slice before anything was measured; the fewest where a device is slower than that; the most; and what

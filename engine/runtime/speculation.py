@@ -45,16 +45,20 @@ class Speculation:
 
     def drafts(self, running: Sequence[Drafting]) -> list[TokenArray]:
         """A draft, maybe empty, for each of the answers; to be asked before each step that does nothing but decode."""
+        begun = time.perf_counter()
+        drafts = self._drafts(running)
+        self._ledger.spend(time.perf_counter() - begun)
+        return drafts
+
+    def _drafts(self, running: Sequence[Drafting]) -> list[TokenArray]:
         most = min(sum(answer.draft_length for answer in running), _TOGETHER - len(running))
         left = self._ledger.affordable(len(running), most) if most > 0 else 0
         if not left:
             return [NO_DRAFT] * len(running)
-        begun = time.perf_counter()
         each, drafts = -(-left // len(running)), list[TokenArray]()
         for answer in running:
             drafts.append(answer.draft(min(each, left)))
             left -= len(drafts[-1])
-        self._ledger.spend(time.perf_counter() - begun)
         return drafts
 
     def idle(self) -> None:

@@ -57,7 +57,7 @@ def test_who_waits_and_for_how_long() -> None:
 def test_slices_fill_the_time_they_may_take() -> None:
     forecast = learned(per_step=0.004, per_token=1e-5, per_pair=1e-9)
     for position in (0, 5000, 30_000):
-        for size, seconds in ((forecast.slices.waited_for, 0.025), (forecast.slices.alone, 0.25)):
+        for size, seconds in ((forecast.slices.waited_for, 0.02), (forecast.slices.alone, 0.25)):
             tokens = size(position)
             work, longer = Work(position, tokens), Work(position, tokens + 64)
             assert 0.004 + 1e-5 * tokens + 1e-9 * work.pairs <= seconds * 1.001
@@ -113,8 +113,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
             yield engine
 
 
-SHORT = 448
-"""Tokens, in whole grains, that such a device computes in 25 ms."""
+SHORT = 320
+"""Tokens, in whole grains, that such a device computes in 20 ms."""
 
 
 def test_the_background_keeps_to_its_time_and_a_question_alone_takes_more(engine: Engine) -> None:
