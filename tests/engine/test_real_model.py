@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine import Engine, SamplingParams
 from engine.models.resolve import resolve_model
@@ -30,9 +31,12 @@ def model_folder() -> Path:
     return resolve_model("smollm2-135m")
 
 
-@pytest.fixture(scope="module")
-def engine(model_folder: Path) -> Iterator[Engine]:
-    with Engine(config(model_folder, slice_tokens=200)) as engine:
+ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=ON_CUDA)])
+def engine(request: pytest.FixtureRequest, model_folder: Path) -> Iterator[Engine]:
+    with Engine(config(model_folder, slice_tokens=200, device=request.param)) as engine:
         yield engine
         engine.check_integrity()
 
