@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ctx_lsp import __version__, protocol
 from ctx_lsp.terminal_client import Client
-from ctx_lsp.wire import from_json, to_json
+from ctx_lsp.wire import camel_case, from_json, to_json
 
 T = TypeVar("T")
 
@@ -183,7 +183,7 @@ def _ignore(_: object) -> None:
 
 
 def _initialize_params(settings: Settings) -> dict[str, Any]:
-    options = protocol.InitializationOptions(**settings.initialization, documents="manual")
+    options = {camel_case(name): value for name, value in settings.initialization.items() if value is not None}
     uri = settings.workspace.as_uri()
     return {
         "processId": os.getpid(),
@@ -191,5 +191,5 @@ def _initialize_params(settings: Settings) -> dict[str, Any]:
         "rootUri": uri,
         "workspaceFolders": [{"uri": uri, "name": settings.workspace.name or "/"}],
         "capabilities": _CAPABILITIES,
-        "initializationOptions": {key: value for key, value in to_json(options).items() if value is not None},
+        "initializationOptions": {**options, "documents": "manual"},
     }

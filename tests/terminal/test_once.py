@@ -172,7 +172,6 @@ def test_options_reach_the_server(ask, fake, workspace):
         "maxContext": 512,
         "threads": 2,
         "documents": "manual",
-        "debounceMs": 300,
         "order": "fixed",
         "fidelity": "instant",
         "latencyBudgetMs": 50.0,
