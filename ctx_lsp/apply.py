@@ -6,7 +6,7 @@ Knows documents, files and what the client can apply; where the block belongs is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ctx_lsp.anchoring import Anchored, Edit, UnsureError, anchor
 from ctx_lsp.block_paths import path_in_comment
 from ctx_lsp.code_blocks import Block
 from ctx_lsp.editor import Editor
+from ctx_lsp.ignore_rules import walk
 from ctx_lsp.protocol import ApplyHow, ApplyParams, ApplyResult
 from ctx_lsp.session import Session
 from ctx_lsp.sources import normalize, path_of
@@ -66,18 +67,28 @@ async def _uri(session: Session, block: Block, params: ApplyParams) -> str:
 
 
 async def _path(session: Session, name: str) -> Path:
-    """The file of that name in a workspace folder, else the only known one that ends so, else one that could be."""
+    """The file of that name in a workspace folder, else the only one whose path ends so, else one that could be."""
     folders = dict.fromkeys((session.sources.base, *session.sources.folders))
     candidates = [normalize(folder / Path(name).expanduser()) for folder in folders]
     opened = [path for path in candidates if session.documents.find(path.as_uri()) is not None]
     existing = opened or await asyncio.to_thread(lambda: [path for path in candidates if path.is_file()])
     if existing:
         return existing[0]
-    known = {path for path in map(session.sources.path, session.context.sources) if path is not None}
-    similar = [path for path in {*known, *session.documents.open_paths()} if path.as_posix().endswith(f"/{name}")]
+    similar = _similar(session, name) or await asyncio.to_thread(_search, folders, name)
     if len(similar) > 1:
         raise UnsureError(f"several files are called {name}: {', '.join(sorted(map(str, similar)))}")
-    return similar[0] if similar else candidates[0]
+    return next(iter(similar), candidates[0])
+
+
+def _similar(session: Session, name: str) -> set[Path]:
+    """Files that are loaded or open and whose paths end so."""
+    loaded = {path for path in map(session.sources.path, session.context.sources) if path is not None}
+    return {path for path in {*loaded, *session.documents.open_paths()} if path.as_posix().endswith(f"/{name}")}
+
+
+def _search(folders: Iterable[Path], name: str) -> set[Path]:
+    """Files of the workspace whose paths end so."""
+    return {path for folder in folders for path in walk(folder) if path.as_posix().endswith(f"/{name}")}
 
 
 async def _target(session: Session, uri: str) -> Target:

@@ -110,16 +110,27 @@ async def test_a_block_of_an_answer_goes_where_the_model_said(driver: Driver, en
     engine.behave(answer=["First:\n```\nx\n```\n", "In `a.py`:\n\n```py\n", BLOCK, "```\n"])
     client = await start(driver)
     driver.write("src/a.py", TEXT)
-    await client.command("ctx.load", paths=["src/a.py"])
+    driver.write("deep/er/b.py", TEXT)
     await client.request("ctx/chat", chat("?", "t1", conversationId="c"))
     turn = {"conversationId": "c", "turnId": "t1"}
     result = await client.request("ctx/chat/apply", {**turn, "block": 1})
-    assert (result["uri"], result["how"]) == (driver.uri("src/a.py"), "exact"), "the only known file of that name"
+    assert (result["uri"], result["how"]) == (driver.uri("src/a.py"), "exact"), "the only file of that name"
+    result = await client.request("ctx/chat/apply", {**turn, "block": 1, "path": "er/b.py"})
+    assert result["uri"] == driver.uri("deep/er/b.py")
     assert "names no file" in (await refused(client, **turn, block=0)).message
     assert (await refused(client, **turn, block=2)).code == -32602
     assert (await refused(client, conversationId="c", turnId="t9")).data["code"] == "unknown_turn"
     assert (await refused(client, conversationId="d", turnId="t1")).data["code"] == "unknown_conversation"
     assert (await refused(client, path="src/a.py")).code == -32602
+
+
+async def test_what_is_loaded_comes_before_what_is_not(driver: Driver) -> None:
+    client = await start(driver)
+    driver.write("x/same.py", TEXT)
+    driver.write("y/same.py", TEXT)
+    await client.command("ctx.load", paths=["y"])
+    result = await client.request("ctx/chat/apply", {"text": BLOCK, "path": "same.py"})
+    assert result["uri"] == driver.uri("y/same.py")
 
 
 async def test_a_model_does_not_write_outside_of_the_workspace(driver: Driver, engine: EngineSetup) -> None:
@@ -139,7 +150,6 @@ async def test_unsure_is_said_and_nothing_happens(driver: Driver) -> None:
     driver.write("x/same.py", TEXT)
     driver.write("y/same.py", TEXT)
     (driver.workspace / "binary").write_bytes(b"\0")
-    await client.command("ctx.load", paths=["x", "y"])
     for params, reason in (
         ({"text": "def g():\n    pass\n", "path": "a.py"}, "nothing in the text is like the block"),
         ({"text": BLOCK, "path": "same.py"}, "several files are called same.py"),
