@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ctx_lsp.engine_client import EngineClient
 from ctx_lsp.protocol import ChunkInfo
@@ -35,6 +35,29 @@ class Wanted(Protocol):
     def active(self) -> bool: ...
     @property
     def pinned(self) -> bool: ...
+
+
+class Counted(Protocol):
+    """A chunk whose tokens count wherever the prompt shows it."""
+
+    @property
+    def hash(self) -> str: ...
+    @property
+    def parts(self) -> Sequence[str]: ...
+    @property
+    def active(self) -> bool: ...
+    @property
+    def tokens(self) -> int: ...
+
+
+C = TypeVar("C", bound=Counted)
+
+
+def shown(chunks: Sequence[C]) -> list[C]:
+    """What the prompt shows of them: the active ones, compositions as their parts, each once."""
+    by_hash = {chunk.hash: chunk for chunk in chunks}
+    hashes = dict.fromkeys(hash for chunk in chunks if chunk.active for hash in chunk.parts or (chunk.hash,))
+    return [by_hash[hash] for hash in hashes if hash in by_hash]
 
 
 async def arrange(client: EngineClient, context: str, wanted: Sequence[Wanted]) -> None:

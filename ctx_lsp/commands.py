@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ctx_lsp import markdown, protocol
+from ctx_lsp.arrangement import shown
 from ctx_lsp.chat import Chats
 from ctx_lsp.loading import load_files
 from ctx_lsp.populating import populate
@@ -197,18 +198,17 @@ class Commands:
 
 
 def _info(context: SavedContext) -> SavedInfo:
-    active = sum(chunk.tokens for chunk in context.chunks if chunk.active)
+    active = sum(chunk.tokens for chunk in shown(context.chunks))
     return SavedInfo(name=context.name, saved=context.saved, chunks=len(context.chunks), active_tokens=active)
 
 
 def _stats(state: ChunksResult, engine: EngineStats | None) -> StatsResult:
-    active = [chunk for chunk in state.chunks if chunk.active]
     return StatsResult(
         chunks=len(state.chunks),
-        active_chunks=len(active),
-        tokens=sum(chunk.tokens for chunk in state.chunks),
+        active_chunks=sum(chunk.active for chunk in state.chunks),
+        tokens=sum(chunk.tokens for chunk in state.chunks if not chunk.parts),
         active_tokens=state.active_tokens,
-        warm_tokens=sum(chunk.warm_tokens for chunk in active),
+        warm_tokens=sum(chunk.warm_tokens for chunk in shown(state.chunks)),
         limit=state.limit,
         engine=engine,
     )

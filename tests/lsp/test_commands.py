@@ -211,3 +211,34 @@ def twins() -> tuple[str, str]:
 async def test_wrong_types_name_the_field(driver: Driver, command: str, argument: dict[str, Any], problem: str) -> None:
     error = await fails(await driver.start(), command, **argument)
     assert (error.code, error.message) == (-32602, problem)
+
+
+async def test_tokens_of_parts_count_once(driver: Driver, engine: EngineSetup) -> None:
+    client = await with_chunks(driver, a="one two", b="three", c="four five six")
+    await client.command("ctx.compose", refs=["a", "b"], name="both")
+    await client.command("ctx.deactivate", refs=["c", "a"])
+    await client.command("ctx.populate")
+    stats = await client.command("ctx.stats")
+    assert (stats["chunks"], stats["activeChunks"], stats["tokens"]) == (4, 2, 6)
+    assert (await client.command("ctx.save", name="it"))["activeTokens"] == 3
+    assert stats["engine"]["blocksTotal"] == 10
+
+
+@pytest.mark.parametrize(
+    ("refs", "position", "order"),
+    [
+        (["c"], 0, "cabd"),
+        (["a"], -1, "bcda"),
+        (["a"], -2, "bcad"),
+        (["d", "a"], 1, "bdac"),
+        (["a", "b"], 99, "cdab"),
+        (["b", "c"], -99, "bcad"),
+        (["d"], 3, "abcd"),
+    ],
+)
+async def test_chunks_are_moved_to_a_place(
+    driver: Driver, engine: EngineSetup, refs: list[str], position: int, order: str
+) -> None:
+    client = await with_chunks(driver, a="one", b="two", c="three", d="four")
+    result = await client.command("ctx.move", refs=refs, position=position)
+    assert "".join(chunk["name"] for chunk in result["chunks"]) == order

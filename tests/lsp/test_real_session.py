@@ -228,6 +228,23 @@ async def test_an_engine_killed_in_an_answer(driver: Driver, engine: EngineSetup
     assert (tags["a.py"], tags["b.py"]) == ([], ["kept"])
 
 
+async def test_a_restored_context_finds_its_kv_again(
+    driver: Driver, engine: EngineSetup, client: ProcessClient
+) -> None:
+    for name in ("a.py", "b.py"):
+        driver.write(name, f"# {name}\n" * 60)
+    await client.command("ctx.load", paths=["."])
+    await client.command("ctx.save", name="work")
+    before = await idle(engine)
+    await client.command("ctx.delete", refs=["*.py"])
+    driver.write("b.py", "# changed\n")
+    restored = await client.command("ctx.restore", name="work")
+    assert (restored["changed"], restored["recovered"], restored["lost"]) == (["b.py"], [], [])
+    computed = (await idle(engine))["tokens_prefilled_total"] - before["tokens_prefilled_total"]
+    tokens = {chunk["name"]: chunk["tokens"] for chunk in restored["chunks"]}
+    assert computed < tokens["a.py"], "only what has changed is computed"
+
+
 async def test_bad_input(driver: Driver, engine: EngineSetup, client: ProcessClient) -> None:
     driver.write("fine.py", "fine = 1\n")
     driver.write("huge.txt", "word and another word\n" * 3000)
