@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 import ctx_lsp.slash
@@ -59,6 +60,13 @@ def test_examples_are_what_they_say(name: str, text: str) -> None:
         wire.from_json(argument, protocol.METHODS[value["command"]].params)
         return
     assert without_nulls(wire.to_json(wire.from_json(value, WIRE_TYPES[name]))).items() >= without_nulls(value).items()
+
+
+@pytest.mark.parametrize("method", protocol.METHODS.values(), ids=list(protocol.METHODS))
+def test_every_method_is_shown_by_example(method: protocol.Method) -> None:
+    shown = {name for name, _ in EXAMPLES}
+    types = {cls.__name__ for cls in (method.params, method.result, method.data) if cls and attrs.fields(cls)}
+    assert types <= shown, "an example is `<!-- Name -->` and a block of JSON behind it"
 
 
 def without_nulls(value: Any) -> Any:
