@@ -128,7 +128,7 @@ class EngineLink:
         try:
             return await self._try_connect()
         except EngineLostError:
-            error = EngineLostError(f"while it was loading, {await self._source.obituary()}")
+            error = EngineLostError(f"while it was coming up, {await self._source.obituary()}")
             self._events.on_state("failed", error.message, None, None)
             raise error from None
         except Exception as error:

@@ -11,15 +11,20 @@ from typing import Protocol
 from ctx_lsp.ctx_engine_client import CtxEngineClient
 from ctx_lsp.engine_client import EngineClient
 from ctx_lsp.engine_process import EngineProcess
+from ctx_lsp.options import engine_config
+from ctx_lsp.protocol import InitializationOptions
+from engine.config import EngineConfig
 
 
 class EngineSource(Protocol):
     """The way to one engine. `connect` may be called again whenever the engine has gone.
 
     Attributes:
+        model: which it will have, as far as that is known before.
         revival: what becomes of an engine that has gone, for the end of a sentence.
     """
 
+    model: str | None
     revival: str
 
     async def connect(self, on_step: Callable[[str], None]) -> EngineClient:
@@ -36,8 +41,9 @@ class LocalEngine:
 
     revival = "the next request starts it again"
 
-    def __init__(self, process: EngineProcess) -> None:
-        self._process = process
+    def __init__(self, config: EngineConfig, idle_timeout: float | None) -> None:
+        self._process = EngineProcess(config, idle_timeout)
+        self.model: str | None = config.model
 
     async def connect(self, on_step: Callable[[str], None]) -> EngineClient:
         info = await self._process.find_or_start(on_step)
@@ -46,3 +52,12 @@ class LocalEngine:
 
     async def obituary(self) -> str:
         return await self._process.obituary()
+
+
+def engine_source(options: InitializationOptions) -> EngineSource:
+    """What the options name: a URL, else an engine of this machine."""
+    if options.engine.url is None:
+        return LocalEngine(engine_config(options), options.idle_timeout)
+    from ctx_lsp.remote_engine import RemoteEngine  # brings numpy, which a local engine's server can start without
+
+    return RemoteEngine(options.engine.url, options.engine.token, options.model, options.max_context)

@@ -40,7 +40,7 @@ def chunk_table(chunks: Sequence[ChunkInfo]) -> str:
 
 
 def context(result: ChunksResult) -> str:
-    summary = f"{result.active_tokens:,} of {result.limit:,} tokens are active."
+    summary = f"{_about(result.estimated)}{result.active_tokens:,} of {result.limit:,} tokens are active."
     return f"{chunk_table(result.chunks)}\n\n{summary}"
 
 
@@ -70,7 +70,7 @@ def populating(result: Plan) -> str:
 
 def _cost(plan: Plan) -> str:
     return (
-        f"The prompt has {plan.tokens:,} of {plan.limit:,} tokens: "
+        f"The prompt has {_about(plan.estimated).lower()}{plan.tokens:,} of {plan.limit:,} tokens: "
         f"{plan.reused:,} are warm, {plan.prefill:,} have to be computed."
     )
 
@@ -202,6 +202,10 @@ def warmth(chunk: ChunkInfo) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _about(estimated: bool) -> str:
+    return "About " if estimated else ""
 
 
 def _escape(text: str) -> str:

@@ -5,6 +5,7 @@ Knows names, types and defaults; knows nothing of what an option does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,13 @@ def _out_of_range(options: InitializationOptions) -> list[str]:
         "latencyBudgetMs": options.latency_budget_ms,
         "files.maxTokens": options.files.max_tokens,
     }
-    return [f"{key}: expected 0 or more" for key, number in numbers.items() if number is not None and not number >= 0]
+    wrong = [f"{key}: expected 0 or more" for key, number in numbers.items() if number is not None and not number >= 0]
+    url = options.engine.url
+    return (
+        wrong
+        if url is None or re.match(r"https?://[^/]", url)
+        else [*wrong, "engine.url: expected http://… or https://…"]
+    )
 
 
 def _camel_message(message: str) -> str:

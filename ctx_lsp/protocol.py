@@ -168,6 +168,7 @@ class Plan:
     chunks: tuple[ChunkPlan, ...]
     mode: PlanMode
     time_to_first_token: float | None
+    estimated: bool = False  # the counts, where the engine can't be asked for them
 
 
 @frozen(kw_only=True)
@@ -359,11 +360,15 @@ class ApplyResult:
 
 @frozen(kw_only=True)
 class ChunksResult:
-    """The context's chunks in prompt order; `active_tokens` of `limit` are taken by the active ones."""
+    """The context's chunks in prompt order; `active_tokens` of `limit` are taken by the active ones.
+
+    Token counts are `estimated` where the engine can't be asked for them.
+    """
 
     chunks: tuple[ChunkInfo, ...]
     active_tokens: int
     limit: int
+    estimated: bool = False
 
 
 @frozen(kw_only=True)

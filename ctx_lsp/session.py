@@ -24,9 +24,7 @@ from ctx_lsp.documents import Documents
 from ctx_lsp.editor import Editor
 from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
 from ctx_lsp.engine_link import EngineLink, LinkEvents
-from ctx_lsp.engine_process import EngineProcess
-from ctx_lsp.engine_source import EngineSource, LocalEngine
-from ctx_lsp.options import engine_config
+from ctx_lsp.engine_source import engine_source
 from ctx_lsp.protocol import ChunksResult, InitializationOptions, PopulateState, ServerState
 from ctx_lsp.reconfigure import reconfigure
 from ctx_lsp.refs import Refs
@@ -62,8 +60,8 @@ class Session:
         self.encoding = encoding
         self.sources = SourceNames(folders)
         self.documents = Documents(self.sources, self.options.documents, self.options.debounce_ms / 1000, encoding)
-        model = engine_config(self.options).model
-        self.status = StatusBoard(editor, model, lambda: self._spawn(self._stop_populating()))
+        source = engine_source(self.options)
+        self.status = StatusBoard(editor, source.model, lambda: self._spawn(self._stop_populating()))
         self.context = RemoteContext(
             _context_id(folders),
             self.options.instructions,
@@ -72,7 +70,7 @@ class Session:
             self._on_chunks,
         )
         events = LinkEvents(self._on_state, self._on_attach, self._on_event)
-        self.link = EngineLink(_engine_source(self.options), self.context.id, events)
+        self.link = EngineLink(source, self.context.id, events)
         self.chunk_listeners: list[Callable[[ChunksResult], None]] = []
         self._usage = Usage()
         self._stale = asyncio.Event()
@@ -125,8 +123,9 @@ class Session:
     async def change_engine(self) -> None:
         """Goes on with the engine that the options name now, and the same context, once no request uses the old one."""
         await self._last_look()
-        self.status.update(model=engine_config(self.options).model)
-        if await self.link.switch(_engine_source(self.options)):
+        source = engine_source(self.options)
+        self.status.update(model=source.model)
+        if await self.link.switch(source):
             self._spawn(self._bring_up())
 
     async def _last_look(self) -> None:
@@ -275,10 +274,6 @@ class Session:
 
     def _on_refusal(self, source: str, reason: str) -> None:
         self.editor.log(f"{source} is not active in the context: {reason}", types.MessageType.Warning)
-
-
-def _engine_source(options: InitializationOptions) -> EngineSource:
-    return LocalEngine(EngineProcess(engine_config(options), options.idle_timeout))
 
 
 def _context_id(folders: list[Path]) -> str:

@@ -24,7 +24,7 @@ _QUIET_SECONDS = 0.1
 class StatusBoard:
     """Holds the current status. `update` changes fields; whoever listens hears of each state they end up in."""
 
-    def __init__(self, editor: Editor, model: str, stop_populating: Callable[[], None]) -> None:
+    def __init__(self, editor: Editor, model: str | None, stop_populating: Callable[[], None]) -> None:
         """`stop_populating` is called when the user cancels prefill; that an engine starts can't be cancelled."""
         log_file = None if (path := logs.file()) is None else str(path)
         self._status = Status(state="starting", message="not started yet", model=model, log_file=log_file)

@@ -17,6 +17,7 @@ Fidelity = Literal["exact", "auto", "instant"]
 Order = Literal["recency", "fixed"]
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
+DEFAULT_INSTRUCTIONS = "You are a helpful coding assistant. Answer from the user's files, which follow."
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,29 @@ import string
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from typing import Protocol
 
 from engine.chunk import Chunk
+from engine.chunk_frame import ChunkText
 from engine.chunk_kv import ChunkKV
 from engine.composition import Composition
 from engine.config import Order
 from engine.errors import AmbiguousChunkError, EmptyChunkError, InvalidRequestError, UnknownChunkError
 from engine.hashing import TokenArray, token_array
-from engine.prompt import ChunkText, PromptBuilder
 from engine.types import ChunkKind
 
 MIN_PREFIX = 4
 _VERSIONS_KEPT = 256
+
+
+class PieceBuilder(Protocol):
+    """What makes pieces of a prompt: an engine's `PromptBuilder`, or a front's that only counts tokens."""
+
+    def head(self, instructions: str | None = None) -> Sequence[int]: ...
+
+    def chunk(self, chunk: ChunkText) -> Sequence[int]: ...
+
+    def chunk_text(self, chunk: ChunkText) -> str: ...
 
 
 class ContextManager:
@@ -40,7 +51,7 @@ class ContextManager:
         turns: answers given so far.
     """
 
-    def __init__(self, id: str, builder: PromptBuilder, base_hash: bytes, instructions: str | None = None) -> None:
+    def __init__(self, id: str, builder: PieceBuilder, base_hash: bytes, instructions: str | None = None) -> None:
         self.id = id
         self.instructions = instructions
         self.order: Order = "recency"

@@ -12,13 +12,12 @@ from typing import Any
 
 from engine.chat_layout import Content, Part, lay_out, new_marker
 from engine.chunk_frame import ChunkText, frame
+from engine.config import DEFAULT_INSTRUCTIONS
 from engine.errors import InvalidRequestError
 from engine.tokenizer import Span, Tokenizer
 from engine.types import Message
 
 __all__ = ["DEFAULT_INSTRUCTIONS", "ChunkText", "PromptBuilder"]
-
-DEFAULT_INSTRUCTIONS = "You are a helpful coding assistant. Answer from the user's files, which follow."
 
 _HEADS_KEPT = 64
 Answers = Mapping[str, Sequence[int]]

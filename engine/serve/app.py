@@ -46,7 +46,7 @@ def create_app(
     )
     app.state.services = services
     clients = services.attendance.clients
-    app.add_middleware(Gate, token=settings.token, max_body=settings.max_body, clients=clients)
+    app.add_middleware(Gate, token=settings.token, names=settings.names, max_body=settings.max_body, clients=clients)
     errors.install(app)
     for module in (process_routes, chat_routes, context_routes, event_routes):
         app.include_router(module.router)

@@ -28,7 +28,7 @@ class UnauthorizedError(EngineError):
 
 
 class ForbiddenHostError(EngineError):
-    """The Host header is not a loopback name: a web page may be behind the request (DNS rebinding)."""
+    """The Host header is none of this host's names: a web page may be behind the request (DNS rebinding)."""
 
     code = "forbidden_host"
     status = 403

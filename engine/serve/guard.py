@@ -18,14 +18,13 @@ from engine.errors import EngineError
 from engine.serve.errors import BodyTooLargeError, ForbiddenHostError, UnauthorizedError, error_response
 from engine.serve.lifetime import Visits
 
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _RESOURCES = "ctx.resources"
 _DRAIN_FACTOR = 16
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Lets in requests that name a loopback host, carry the token and are not too large.
+    """Lets in requests that call this host by one of its names, carry the token and are not too large.
 
     While one is inside, its client counts as present. Its resources (see `resources`) are released when it leaves,
     be it answered, failed, cancelled or abandoned by its client.
@@ -33,6 +32,7 @@ class Gate:
 
     app: ASGIApp
     token: str
+    names: frozenset[str]
     max_body: int
     clients: Visits
 
@@ -54,8 +54,9 @@ class Gate:
                 await self.app(scope, body.receive, send)
 
     def _check(self, headers: Headers) -> None:
-        if _host_name(headers.get("host", "")) not in LOOPBACK_NAMES:
-            raise ForbiddenHostError("the Host header must be a loopback name: 127.0.0.1, localhost or [::1]")
+        if _host_name(headers.get("host", "")) not in self.names:
+            known = ", ".join(sorted(self.names))
+            raise ForbiddenHostError(f"the Host header must be one of {known} (more by --allowed-host)")
         scheme, _, given = headers.get("authorization", "").partition(" ")
         matches = hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode("latin-1"))
         if scheme.lower() != "bearer" or not matches:

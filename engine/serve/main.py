@@ -1,4 +1,4 @@
-"""The console script `ctx-engine`: one engine, served on loopback until nobody needs it.
+"""The console script `ctx-engine`: one engine, served until nobody needs it.
 
 Reads arguments, claims the runtime file, serves, cleans up. Knows the order of these, not their insides. Exit codes:
 0 ended as asked or another engine already serves this, 1 the model failed to load or the process could not start,
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import secrets
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from engine.config import DEFAULT_MODEL, Attention, EngineConfig, KVDType
 from engine.errors import InvalidRequestError
 from engine.serve import runtime_file
 from engine.serve.claim import Claim, ClaimError, claim
+from engine.serve.exposure import LOOPBACK, Exposure, ExposureError, expose
 from engine.serve.loading import EngineHost, Progress
 from engine.serve.runtime_file import RuntimeInfo
 
@@ -40,8 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         config = _config(options)
+        exposure = expose(options.host, options.allowed_host, options.token_file)
     except InvalidRequestError as error:
         parser.error(error.message)
+    except ExposureError as error:
+        parser.error(str(error))
     _start_logging(options.log_file, options.log_level)
     try:
         claimed = claim(options.runtime_file or runtime_file.runtime_path(config))
@@ -52,24 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ctx-engine already serves {claimed.model} at {claimed.url} (process id {claimed.pid})")
         return 0
     with claimed:
-        return _serve(config, claimed, options)
+        return _serve(config, claimed, exposure, options)
 
 
-def _serve(config: EngineConfig, claimed: Claim, options: argparse.Namespace) -> int:
+def _serve(config: EngineConfig, claimed: Claim, exposure: Exposure, options: argparse.Namespace) -> int:
     from engine.serve import server as http  # imports the web framework, which a second start doesn't need
     from engine.serve.services import Settings
 
     try:
-        listener = http.bind(options.port)
+        listener = http.bind(options.port, exposure.host)
     except OSError as error:
-        print(f"ctx-engine: can't listen on port {options.port}: {error}", file=sys.stderr)
+        print(f"ctx-engine: can't listen on {exposure.host}, port {options.port}: {error}", file=sys.stderr)
         return 1
-    url, token = http.address(listener), secrets.token_urlsafe(32)
+    url, token = http.address(listener), exposure.token
     info = RuntimeInfo(url, token, os.getpid(), config.model, __version__, time.time())
     host = EngineHost(partial(_load, config), config.model)
     server = http.Server(
         host,
-        Settings(token, idle_timeout=options.idle_timeout),
+        Settings(token, exposure.names, idle_timeout=options.idle_timeout),
         tidy=partial(runtime_file.keep, claimed.path, info),
         on_end=partial(runtime_file.remove, claimed.path, token),
     )
@@ -183,7 +186,16 @@ def _parser() -> argparse.ArgumentParser:
         help="end when no client has been there for so long; 0 means never (default: %(default)g)",
     )
     add("--runtime-file", type=Path, metavar="PATH", help="where to say how to be reached (default: by configuration)")
-    add("--port", type=int, default=0, help="loopback port to listen on (default: a free one)")
+    add("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    add("--host", default=LOOPBACK, metavar="ADDRESS", help="listen there for other machines (default: %(default)s)")
+    add(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that clients may call this host by, besides loopback and --host; may be repeated",
+    )
+    add("--token-file", type=Path, metavar="PATH", help="the token clients must send (default: a fresh one each time)")
     add("--log-file", type=Path, metavar="PATH", help="log there instead of to standard error")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default: %(default)s)")
     add("--version", action="version", version=f"ctx-engine {__version__}")

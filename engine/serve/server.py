@@ -1,4 +1,4 @@
-"""The HTTP server of the process: a loopback socket, uvicorn, and an end that lets go of every client first.
+"""The HTTP server of the process: a socket, uvicorn, and an end that lets go of every client first.
 
 Knows sockets and signals, no routes.
 """
@@ -14,22 +14,27 @@ from types import FrameType
 import uvicorn
 
 from engine.serve.app import create_app
+from engine.serve.exposure import LOOPBACK, in_url, is_wildcard
 from engine.serve.loading import EngineHost
 from engine.serve.services import Services, Settings
 
 _GRACE_SECONDS = 5  # for answers that are being written when the end comes
 
 
-def bind(port: int = 0) -> socket.socket:
-    """A listening loopback socket; port 0 takes a free one. Connections queue from now on. Raises OSError."""
-    listener = socket.create_server(("127.0.0.1", port), backlog=128)
+def bind(port: int = 0, host: str = LOOPBACK) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Connections queue from now on. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=128)
     listener.set_inheritable(False)
     return listener
 
 
 def address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()
-    return f"http://{host}:{port}"
+    """Where clients of this machine find it."""
+    host, port = listener.getsockname()[:2]
+    if is_wildcard(host):
+        host = "::1" if ":" in host else LOOPBACK
+    return f"http://{in_url(host)}:{port}"
 
 
 class Server(uvicorn.Server):

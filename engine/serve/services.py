@@ -19,6 +19,7 @@ from fastapi import Depends, Path, Request
 from engine.errors import EngineError
 from engine.serve.answers import Answers
 from engine.serve.events import EventHub
+from engine.serve.exposure import LOOPBACK_NAMES
 from engine.serve.guard import resources
 from engine.serve.lifetime import Attendance, Housekeeper
 from engine.serve.loading import EngineHost
@@ -33,6 +34,7 @@ class Settings:
 
     Attributes:
         token: what every request must carry.
+        names: what its Host header may say.
         idle_timeout: seconds without a client until the process ends, and without a user until a context is dropped;
             0 means never.
         max_body: bytes of a request's body.
@@ -43,6 +45,7 @@ class Settings:
     """
 
     token: str
+    names: frozenset[str] = LOOPBACK_NAMES
     idle_timeout: float = 600.0
     max_body: int = 64 * 1024 * 1024
     max_answers: int = 256

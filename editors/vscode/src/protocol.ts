@@ -154,6 +154,8 @@ export interface Plan {
   chunks: ChunkPlan[];
   mode: PlanMode;
   timeToFirstToken: number | null;
+  /** the counts, where the engine can't be asked for them; default: `false` */
+  estimated?: boolean;
 }
 
 /** As in LSP: from 0, `character` in the agreed position encoding. */
@@ -327,11 +329,17 @@ export interface ApplyResult {
   edit: unknown;
 }
 
-/** The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones. */
+/**
+ * The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones.
+ *
+ * Token counts are `estimated` where the engine can't be asked for them.
+ */
 export interface ChunksResult {
   chunks: ChunkInfo[];
   activeTokens: number;
   limit: number;
+  /** default: `false` */
+  estimated?: boolean;
 }
 
 /** The chunk list changed: ask for it anew with `ctx/chunks` where it is shown. */

@@ -115,6 +115,7 @@
 ---@field chunks ctx_lsp.ChunkPlan[]
 ---@field mode ctx_lsp.PlanMode
 ---@field timeToFirstToken? number
+---@field estimated? boolean the counts, where the engine can't be asked for them; default: false
 
 --- As in LSP: from 0, `character` in the agreed position encoding.
 ---@class ctx_lsp.Position
@@ -249,10 +250,13 @@
 ---@field edit any
 
 --- The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones.
+---
+--- Token counts are `estimated` where the engine can't be asked for them.
 ---@class ctx_lsp.ChunksResult
 ---@field chunks ctx_lsp.ChunkInfo[]
 ---@field activeTokens integer
 ---@field limit integer
+---@field estimated? boolean default: false
 
 --- The chunk list changed: ask for it anew with `ctx/chunks` where it is shown.
 ---@class ctx_lsp.ChunksDidChange
