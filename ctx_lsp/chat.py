@@ -77,8 +77,9 @@ class Chats:
         self._running: set[str] = set()
         self.conversations = _conversations(session)
 
-    async def ask(self, params: ChatParams) -> ChatResult:
-        """Answers a question. Raises WireError for params that can't be meant, EngineError if there is no answer.
+    async def ask(self, params: ChatParams, attached: Sequence[Attachment] = ()) -> ChatResult:
+        """Answers a question, which is about what is `attached`, too. Raises WireError for params that can't be meant,
+        EngineError if there is no answer.
 
         A turn that is cancelled or fails leaves the conversation as it was.
         """
@@ -87,6 +88,8 @@ class Chats:
             raise wire.WireError(["text: is missing, and only a turn that `replaces` another can do without"])
         with self._running_turn(params.turn_id):
             attachments = await self._attachments(params.context)
+            if attached:
+                attachments = (*(attachments or ()), *attached)
             async with self.conversations.turn(params.conversation_id) as turn:
                 question, asked = _question(turn.conversation, params, attachments), now()
                 async with self._session.engine() as client:

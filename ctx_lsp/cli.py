@@ -12,24 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctx_lsp import __version__
+from ctx_lsp import __version__, option_arguments
 
 EXIT_USAGE = 2
 
-# InitializationOptions that are also options of `chat`.
-_SERVER_OPTIONS = (
-    "model",
-    "device",
-    "dtype",
-    "kv_dtype",
-    "max_context",
-    "kv_cache_tokens",
-    "threads",
-    "instructions",
-    "order",
-    "fidelity",
-    "latency_budget_ms",
-)
 _SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "max_tokens", "seed")
 
 
@@ -55,6 +41,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_serve(commands, wanted=command == "serve")
     _add_chat(commands)
+    _add_acp(commands, wanted=command == "acp")
     _add_models(commands, wanted=command == "models")
     _add_engine(commands, wanted=command == "engine")
     _add_doctor(commands, wanted=command == "doctor")
@@ -68,6 +55,15 @@ def _add_serve(commands: Any, *, wanted: bool) -> None:
     from ctx_lsp import serve_command
 
     serve_command.add_arguments(commands)
+
+
+def _add_acp(commands: Any, *, wanted: bool) -> None:
+    if not wanted:
+        commands.add_parser("acp", help="an agent for editors that speak the Agent Client Protocol")
+        return
+    from ctx_lsp import acp_command
+
+    acp_command.add_arguments(commands)
 
 
 def _add_models(commands: Any, *, wanted: bool) -> None:
@@ -109,8 +105,7 @@ def _add_chat(commands: Any) -> None:
     chat.add_argument("--workspace", default=".", metavar="DIR", help="folder the chat is about (default: this one)")
     chat.add_argument("--no-files", action="store_true", help="without FILES: load nothing")
     _add_question(chat.add_argument_group("one question"))
-    _add_model(chat.add_argument_group("model"))
-    _add_context(chat.add_argument_group("context"))
+    option_arguments.add_arguments(chat)
     _add_sampling(chat.add_argument_group("answers"))
     chat.add_argument("--server", metavar="COMMAND", help="start this language server instead of `ctx-lsp serve`")
 
@@ -120,58 +115,12 @@ def _add_question(group: Any) -> None:
     group.add_argument("--json", action="store_true", help="with --ask: print one JSON object, answer and figures")
 
 
-def _add_model(group: Any) -> None:
-    group.add_argument("--model", metavar="M", help="catalogue name, folder or GGUF file")
-    group.add_argument("--device", help="auto, cpu, cuda, cuda:1…")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), help="of weights and KV")
-    group.add_argument(
-        "--kv-dtype", choices=("auto", "fp8", "int8"), help="of KV alone; fp8 and int8 take half the memory"
-    )
-    group.add_argument("--max-context", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
-    group.add_argument("--kv-cache-tokens", type=_positive, metavar="TOKENS", help="size of the KV pool")
-    group.add_argument("--threads", type=_positive, metavar="N", help="CPU threads")
-    group.add_argument("--instructions", metavar="TEXT", help="the system message before the files")
-
-
-def _add_context(group: Any) -> None:
-    group.add_argument(
-        "--fidelity",
-        choices=("exact", "auto", "instant"),
-        help="exact: compute anew what stands behind a change; instant: take what is there; "
-        "auto (default): exact where it costs little",
-    )
-    group.add_argument(
-        "--latency-budget",
-        dest="latency_budget_ms",
-        type=_milliseconds,
-        metavar="MS",
-        help="what auto may spend on exact KV before the first token",
-    )
-    group.add_argument(
-        "--order", choices=("recency", "fixed"), help="an edited file goes to the end (default), or stays where it is"
-    )
-
-
 def _add_sampling(group: Any) -> None:
     group.add_argument("--temperature", type=float, metavar="T", help="0 (default) is greedy")
     group.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens")
     group.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens that make up P")
-    group.add_argument("--max-tokens", type=_positive, metavar="N", help="longest answer")
+    group.add_argument("--max-tokens", type=option_arguments.positive, metavar="N", help="longest answer")
     group.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
-
-
-def _milliseconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def _chat(arguments: argparse.Namespace) -> int:
@@ -194,24 +143,15 @@ def _chat_options(arguments: argparse.Namespace) -> Any:
     workspace = Path(arguments.workspace).expanduser().resolve()
     if not workspace.is_dir():
         raise ValueError(f"no such folder: {arguments.workspace}")
-    chosen = {name: getattr(arguments, name) for name in _SERVER_OPTIONS if getattr(arguments, name) is not None}
-    if "model" in chosen:
-        chosen["model"] = _model(chosen["model"])
     command = tuple(shlex.split(arguments.server)) if arguments.server else SERVE_COMMAND
     return ChatOptions(
-        settings=Settings(workspace=workspace, initialization=chosen, command=command),
+        settings=Settings(workspace=workspace, initialization=option_arguments.chosen(arguments), command=command),
         files=existing_paths(arguments.files),
         discover=not (arguments.files or arguments.no_files),
         question=question,
         as_json=arguments.json,
         sampling=Sampling(**{name: getattr(arguments, name) for name in _SAMPLING_OPTIONS}),
     )
-
-
-def _model(name: str) -> str:
-    """A path is made absolute: the server and the engine need not run in this folder."""
-    is_path = name.startswith((".", "~", "/")) or name.endswith(".gguf")
-    return str(Path(name).expanduser().absolute()) if is_path else name
 
 
 def _question(arguments: argparse.Namespace) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from ctx_lsp import protocol
-from ctx_lsp.openai_prompt import Piece, Prompt, chunk_frame, common_length, compose, said
+from ctx_lsp.openai_prompt import Prompt, chunk_frame, common_length, compose, said
 from ctx_lsp.protocol import ChunkInfo, ChunkPlan, ChunksResult, FidelityLabel, Order, Plan
 from ctx_lsp.token_counter import TokenCounter
 from engine.chunk import Chunk
@@ -121,9 +121,9 @@ class ContextBook:
         chunks = self._chunks.active_leaves()
         return compose(self._chunks.instructions, chunks, messages, self._counter.count, in_system)
 
-    def reused(self, prompt: Prompt, told: int | None = None) -> tuple[int, ...]:
-        """Tokens of each piece that need no computing: as far as the server has `told`, else as can be guessed."""
-        return prompt.shared(self._seen) if told is None else _spread(prompt.pieces, told)
+    def reused(self, prompt: Prompt) -> tuple[int, ...]:
+        """Tokens of each piece that should need no computing."""
+        return prompt.shared(self._seen)
 
     def saw(self, prompt: Prompt, answer: str) -> None:
         """The server has computed all of this prompt and given an answer."""
@@ -202,12 +202,3 @@ def chunk_plans(prompt: Prompt, reused: Sequence[int], *, used: bool = False) ->
 def _label(reused: int) -> FidelityLabel:
     """A prefix cache holds nothing but exact KV."""
     return "exact" if reused else "cold"
-
-
-def _spread(pieces: Sequence[Piece], tokens: int) -> tuple[int, ...]:
-    """So many tokens over the pieces from the first one on."""
-    counts = []
-    for piece in pieces:
-        counts.append(min(piece.tokens, tokens))
-        tokens -= counts[-1]
-    return tuple(counts)

@@ -22,7 +22,7 @@ class Answer:
     def __init__(self, prompt: Prompt, guess: Sequence[int]) -> None:
         """`guess`: tokens of each of the prompt's pieces that should be reused."""
         self.prompt = prompt
-        self._guess = sum(guess)
+        self._guess = tuple(guess)
         self._tally = Tally()
         self._texts: list[str] = []
         self._pieces = 0
@@ -52,10 +52,12 @@ class Answer:
         return "length" if self._tally.finish == "length" else "stop"
 
     @property
-    def reused_tokens(self) -> int | None:
-        """On the scale of the prompt's own count; None where the server doesn't tell."""
-        told, all_tokens = self._tally.cached_tokens, self._tally.prompt_tokens
-        return None if told is None or not all_tokens else round(told * self.prompt.tokens / all_tokens)
+    def reused(self) -> tuple[int, ...]:
+        """Tokens of each of the prompt's pieces that were not computed anew."""
+        told, counted = self._tally.cached_tokens, self._tally.prompt_tokens
+        if told is None:
+            return self._guess
+        return self.prompt.spread(round(told * self.prompt.tokens / counted) if counted else told)
 
     @property
     def usage(self) -> Usage:
@@ -64,7 +66,7 @@ class Answer:
         prompt = tally.prompt_tokens or self.prompt.tokens
         reused = tally.cached_tokens
         if reused is None:
-            reused = round(self._guess * prompt / self.prompt.tokens)
+            reused = round(sum(self._guess) * prompt / self.prompt.tokens)
         return Usage(
             prompt_tokens=prompt,
             reused_tokens=min(reused, prompt),

@@ -61,6 +61,14 @@ class Prompt:
             left -= length
         return tuple(counts)
 
+    def spread(self, tokens: int) -> tuple[int, ...]:
+        """So many tokens over the pieces, from the first one on."""
+        counts = []
+        for piece in self.pieces:
+            counts.append(min(piece.tokens, tokens))
+            tokens -= counts[-1]
+        return tuple(counts)
+
 
 def chunk_frame(chunk: Chunk) -> str:
     return frame(ChunkText(chunk.text, chunk.sources, chunk.kind, chunk.name))

@@ -43,6 +43,10 @@ class ServedModel:
         return self.owner == "llamacpp"
 
     @property
+    def is_llama_cpp(self) -> bool:
+        return self.owner in ("llamacpp", "me")
+
+    @property
     def breaks_off(self) -> bool:
         """llama-cpp-python breaks an answer off when any other request comes."""
         return self.owner == "me"

@@ -11,13 +11,21 @@ from typing import Any
 import httpx
 
 from ctx_lsp.ctx_engine_client import CtxEngineClient
-from ctx_lsp.engine_client import EngineClient, EngineLostError, RemoteEngineError
+from ctx_lsp.engine_client import EngineClient, RemoteEngineError
 from ctx_lsp.openai_engine import OpenAIEngine
 from ctx_lsp.openai_server import OpenAIServer, http_options
+from engine.errors import EngineError
 
 _SECONDS = 10.0
 _GATE_CODES = frozenset({"unauthorized", "forbidden_host"})
 """With which a ctx-engine sends strangers away."""
+
+
+class EngineUnreachableError(EngineError):
+    """Nothing answers at `engine.url`."""
+
+    code = "engine_unreachable"
+    status = 503
 
 
 class RemoteEngine:
@@ -41,12 +49,12 @@ class RemoteEngine:
     async def obituary(self) -> str:
         try:
             await self._look()
-        except EngineLostError as error:
+        except EngineUnreachableError as error:
             return error.message
         return f"{self._url} broke the connection off"
 
     async def _is_ctx_engine(self) -> bool:
-        """Raises RemoteEngineError where it is one that refuses, EngineLostError where nothing answers."""
+        """Raises RemoteEngineError where it is one that refuses, EngineUnreachableError where nothing answers."""
         response = await self._look()
         body = _json(response)
         if response.status_code == 200:
@@ -63,7 +71,7 @@ class RemoteEngine:
                 return await http.get("/health")
         except httpx.TransportError as error:
             message = f"can't reach {self._url} (engine.url): {error or type(error).__name__}"
-            raise EngineLostError(message) from error
+            raise EngineUnreachableError(message) from error
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

@@ -17,10 +17,8 @@ from pygls.lsp.server import LanguageServer
 from ctx_lsp import (
     __version__,
     capabilities,
-    markdown,
     parent,
     protocol,
-    slash,
     slash_complete,
     text_sync,
     wire,
@@ -33,7 +31,7 @@ from ctx_lsp.chat_requests import ChatRequests
 from ctx_lsp.commands import Commands
 from ctx_lsp.editor import Editor
 from ctx_lsp.jsonrpc import Protocol, make_converter
-from ctx_lsp.protocol import ChunksResult, CommandResult, HelpResult, SlashCompleteResult
+from ctx_lsp.protocol import ChunksResult, CommandResult, SlashCompleteResult
 from ctx_lsp.session import Session
 from ctx_lsp.slash_complete import Surroundings
 from ctx_lsp.sources import path_of
@@ -182,11 +180,7 @@ class Server:
         return await (self.commands.table() | self.surface.commands.table())[name](params)
 
     async def _slash(self, params: protocol.SlashParams) -> CommandResult:
-        call = slash.parse(params.text, params.conversation_id)
-        if call.target == slash.HELP:
-            usages = slash.usages(call.params)
-            return CommandResult(markdown=markdown.usages(usages), data=HelpResult(commands=usages))
-        return await self._command(call.target, call.params)
+        return await self.commands.line(params)
 
     async def _slash_complete(self, params: protocol.SlashCompleteParams) -> SlashCompleteResult:
         session = self.session

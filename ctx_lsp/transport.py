@@ -60,7 +60,7 @@ class StreamChannel:
         MessageReader(self._stream, on_message, on_end).start()
 
     def write(self, body: bytes) -> None:
-        self._writer.write(body)
+        self._writer.write(frame(body))
 
     async def close(self) -> None:
         await asyncio.to_thread(self._writer.close)
@@ -70,7 +70,7 @@ class StreamChannel:
 def over_pipes(stdin: int, stdout: int) -> StreamChannel:
     """Reading is left to itself at the end: nothing but its other side can end a pipe."""
     stream = os.fdopen(stdin, "rb", closefd=False)
-    return StreamChannel(stream, partial(_write_all, stdout), lambda: None)
+    return StreamChannel(stream, partial(write_all, stdout), lambda: None)
 
 
 def over_socket(connection: socket.socket) -> StreamChannel:
@@ -86,7 +86,7 @@ def over_socket(connection: socket.socket) -> StreamChannel:
 
 
 class MessageWriter:
-    """Sends messages in order, on its own thread. `write` never blocks; `close` lets what is queued go out."""
+    """Sends framed messages in order, on its own thread. `write` never blocks; `close` lets what is queued go out."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
@@ -94,8 +94,8 @@ class MessageWriter:
         self._thread = threading.Thread(target=self._run, name="lsp-writer", daemon=True)
         self._thread.start()
 
-    def write(self, body: bytes) -> None:
-        self._queue.put(frame(body))
+    def write(self, data: bytes) -> None:
+        self._queue.put(data)
 
     def close(self, patience: float = 2.0) -> None:
         """Waits for the queue to empty, at most `patience` seconds: the client may have stopped reading."""
@@ -167,7 +167,7 @@ def parse(body: bytes | str) -> Any:
         return error if isinstance(error, ValueError) else ValueError("nested too deeply")
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.lsp.driver import Driver, chat, eventually, ready
+from tests.lsp.driver import Driver, EngineSetup, chat, eventually, ready
 from tests.lsp.fake_openai import FakeOpenAI, serving
 from tests.lsp.wire_client import LocalClient, RpcError
 
@@ -292,9 +292,9 @@ async def test_a_file_that_is_too_long_is_named(driver: Driver, fake: FakeOpenAI
 
 async def test_nobody_answers(driver: Driver, fake: FakeOpenAI) -> None:
     client = await driver.start(engine={"url": "http://127.0.0.1:9"})
-    with pytest.raises(RpcError, match=r"can't reach http://127.0.0.1:9 \(engine.url\)") as caught:
+    with pytest.raises(RpcError, match=r"^can't reach http://127.0.0.1:9 \(engine.url\)") as caught:
         await client.request("ctx/chat", chat())
-    assert caught.value.data["code"] == "engine_lost"
+    assert caught.value.data["code"] == "engine_unreachable"
 
 
 async def test_an_answer_breaks_off(driver: Driver, fake: FakeOpenAI) -> None:
@@ -324,3 +324,21 @@ async def test_a_server_that_comes_back_gets_the_files_again(driver: Driver) -> 
 async def test_a_url_that_can_not_be_meant(driver: Driver) -> None:
     with pytest.raises(RpcError, match=r"engine.url: expected http"):
         await driver.start(engine={"url": "localhost:8000"})
+
+
+async def test_from_one_engine_to_another_and_back_nothing_is_lost(
+    driver: Driver, engine: EngineSetup, fake: FakeOpenAI
+) -> None:
+    client = await driver.start_ready(files={"maxTokens": 0})
+    driver.open(client, "a.py", "alpha beta")
+    await client.command("ctx.tag", refs=["a.py"], tags=["mine"])
+    client.notify("workspace/didChangeConfiguration", {"settings": {"ctx": {"engine": {"url": fake.url}}}})
+    await client.wait_notification("ctx/status/didChange", lambda s: s["model"] == "fake" and s["state"] == "ready")
+    result = await client.request("ctx/chat", chat())
+    assert "alpha beta" in system(fake.questions[-1])
+    assert (await client.request("ctx/chunks", {}))["chunks"][0]["tags"] == ["mine"]
+    start = len(client.received)
+    client.notify("workspace/didChangeConfiguration", {"settings": {"ctx": {}}})
+    await client.wait_for(lambda message: message.get("params", {}).get("state") == "ready", start)
+    assert (await client.request("ctx/chat", chat(turn="t2")))["text"] == result["text"]
+    assert (await engine.state())["chats"][-1]["seen"] == {"a.py": "alpha beta"}

@@ -36,4 +36,4 @@ async def test_one_that_has_gone_is_not_started_again(driver: Driver, engine: En
     assert status["message"].endswith("the next request tries to reach it again")
     with pytest.raises(RpcError, match="can't reach") as caught:
         await client.request("ctx/chat", chat())
-    assert caught.value.data["code"] == "engine_lost"
+    assert caught.value.data["code"] == "engine_unreachable"

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.transport import MessageReader, MessageWriter, _write_all, frame, parse, read_body
+from ctx_lsp.transport import MessageReader, MessageWriter, frame, parse, read_body, write_all
 
 
 @given(bodies=st.lists(st.binary(max_size=50)))
@@ -45,10 +45,10 @@ async def test_a_writer_and_a_reader_over_a_pipe() -> None:
     ended = asyncio.Event()
     reader = MessageReader(os.fdopen(receiving, "rb"), received.append, ended.set)
     reader.start()
-    writer = MessageWriter(partial(_write_all, sending))
+    writer = MessageWriter(partial(write_all, sending))
     messages = [{"number": number, "text": "x" * 1000} for number in range(300)]
     for message in messages:
-        writer.write(json.dumps(message).encode())
+        writer.write(frame(json.dumps(message).encode()))
     writer.close()
     os.close(sending)
     await asyncio.wait_for(ended.wait(), 30)
@@ -58,7 +58,7 @@ async def test_a_writer_and_a_reader_over_a_pipe() -> None:
 async def test_writing_to_nobody_does_no_harm() -> None:
     receiving, sending = os.pipe()
     os.close(receiving)
-    writer = MessageWriter(partial(_write_all, sending))
+    writer = MessageWriter(partial(write_all, sending))
     for _ in range(10):
         writer.write(b"x" * 100_000)
     writer.close()

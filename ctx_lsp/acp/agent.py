@@ -1,0 +1,263 @@
+"""The agent: which method of the Agent Client Protocol is answered by what of the core.
+
+Knows sessions, each of which is one conversation about a workspace. What content blocks and notifications look like is
+known elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from acp import PROTOCOL_VERSION, RequestError
+from acp.interfaces import Client
+from acp.schema import (
+    AgentCapabilities,
+    ClientCapabilities,
+    ConfigOptionUpdate,
+    CurrentModeUpdate,
+    Implementation,
+    InitializeResponse,
+    ListSessionsResponse,
+    LoadSessionResponse,
+    NewSessionResponse,
+    PromptCapabilities,
+    PromptResponse,
+    SessionAdditionalDirectoriesCapabilities,
+    SessionCapabilities,
+    SessionInfo,
+    SessionListCapabilities,
+    SetSessionConfigOptionResponse,
+    SetSessionModeResponse,
+    StopReason,
+)
+
+from ctx_lsp import __version__, slash
+from ctx_lsp.acp import blocks, fidelity
+from ctx_lsp.acp.resources import attach
+from ctx_lsp.acp.updates import Updates
+from ctx_lsp.acp.workspaces import Folders, Workspace, Workspaces
+from ctx_lsp.conversation import UnknownConversationError
+from ctx_lsp.protocol import ChatDelta, ChatParams, Fidelity, SlashParams
+from ctx_lsp.slash import SlashError
+from ctx_lsp.wire import WireError
+from engine.errors import EngineError
+
+
+@dataclass
+class AcpSession:
+    """One conversation. `running` holds the turns that can be cancelled."""
+
+    id: str
+    workspace: Workspace
+    fidelity: Fidelity
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+class CtxAgent:
+    """Answers one client, over the connection that `on_connect` is given.
+
+    Invariant: `_turns` has, for every turn that is being answered, its session's id.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        """`options` are `InitializationOptions` as on the wire."""
+        self._workspaces = Workspaces(options, self._on_delta)
+        self._sessions: dict[str, AcpSession] = {}
+        self._turns: dict[str, str] = {}
+        self._can_read = False
+
+    def on_connect(self, client: Client) -> None:
+        self._client = client
+        self._updates = Updates(client)
+
+    async def close(self) -> None:
+        self._updates.close()
+        await self._workspaces.close()
+
+    # -- methods ---------------------------------------------------------------------------------------------------
+
+    async def initialize(
+        self, protocol_version: int, client_capabilities: ClientCapabilities | None = None, **_: Any
+    ) -> InitializeResponse:
+        """There is one version; a client of another one decides whether that will do."""
+        files = client_capabilities.fs if client_capabilities is not None else None
+        self._can_read = bool(files is not None and files.read_text_file)
+        return InitializeResponse(
+            protocol_version=PROTOCOL_VERSION,
+            agent_info=Implementation(name="ctx-lsp", title="ctx-lsp", version=__version__),
+            agent_capabilities=AgentCapabilities(
+                load_session=True,
+                prompt_capabilities=PromptCapabilities(embedded_context=True),
+                session_capabilities=SessionCapabilities(
+                    list=SessionListCapabilities(),
+                    additional_directories=SessionAdditionalDirectoriesCapabilities(),
+                ),
+            ),
+            auth_methods=[],
+        )
+
+    async def authenticate(self, method_id: str, **_: Any) -> None:
+        raise RequestError.invalid_params({"message": "there is nothing to authenticate with, and no need to"})
+
+    async def new_session(
+        self, cwd: str, additional_directories: list[str] | None = None, **_: Any
+    ) -> NewSessionResponse:
+        session = self._start(uuid.uuid4().hex, self._workspace(cwd, additional_directories))
+        return NewSessionResponse(session_id=session.id, **_choice(session))
+
+    async def load_session(
+        self, cwd: str, session_id: str, additional_directories: list[str] | None = None, **_: Any
+    ) -> LoadSessionResponse:
+        workspace = self._workspace(cwd, additional_directories)
+        with _refusals():
+            history = await workspace.chats.history(session_id)
+        self._updates.put_turns(session_id, history.turns)
+        await self._updates.sent()
+        return LoadSessionResponse(**_choice(self._start(session_id, workspace)))
+
+    async def list_sessions(self, cwd: str | None = None, cursor: str | None = None, **_: Any) -> ListSessionsResponse:
+        """Of a folder, or of all that are open."""
+        workspaces = self._workspaces.all() if cwd is None else [self._workspace(cwd, None)]
+        sessions = []
+        for workspace in workspaces:
+            for info in await workspace.chats.conversations.list():
+                folder = str(workspace.folders[0])
+                sessions.append(
+                    SessionInfo(session_id=info.conversation_id, cwd=folder, title=info.title, updated_at=info.updated)
+                )
+        return ListSessionsResponse(sessions=sessions)
+
+    async def set_session_mode(self, session_id: str, mode_id: str, **_: Any) -> SetSessionModeResponse:
+        session = self._choose(session_id, mode_id)
+        options = fidelity.config_options(session.fidelity)
+        self._updates.put(session_id, ConfigOptionUpdate(session_update="config_option_update", config_options=options))
+        return SetSessionModeResponse()
+
+    async def set_config_option(
+        self, config_id: str, session_id: str, value: str | bool, **_: Any
+    ) -> SetSessionConfigOptionResponse:
+        if config_id != fidelity.OPTION:
+            raise RequestError.invalid_params({"message": f"there is no option {config_id!r}"})
+        session = self._choose(session_id, value)
+        mode = CurrentModeUpdate(session_update="current_mode_update", current_mode_id=session.fidelity)
+        self._updates.put(session_id, mode)
+        return SetSessionConfigOptionResponse(config_options=fidelity.config_options(session.fidelity))
+
+    async def prompt(self, session_id: str, prompt: list[blocks.Block], **_: Any) -> PromptResponse:
+        session = self._session(session_id)
+        with _refusals():
+            content = blocks.read(prompt)
+            reason = await _until_cancelled(session, self._answer(session, content))
+        await self._updates.sent()
+        return PromptResponse(stop_reason=reason)
+
+    async def cancel(self, session_id: str, **_: Any) -> None:
+        for task in self._session(session_id).running:
+            task.cancel()
+
+    # -- turns -----------------------------------------------------------------------------------------------------
+
+    async def _answer(self, session: AcpSession, content: blocks.Prompt) -> StopReason:
+        if content.text.partition(" ")[0] in slash.COMMANDS:
+            await self._run_line(session, content.text)
+            return "end_turn"
+        core = session.workspace.session
+        attachments = await attach(core, content.resources, partial(self._buffer, session.id))
+        params = ChatParams(
+            turn_id=uuid.uuid4().hex, text=content.text, conversation_id=session.id, fidelity=session.fidelity
+        )
+        self._turns[params.turn_id] = session.id
+        try:
+            result = await session.workspace.chats.ask(params, attachments)
+        finally:
+            del self._turns[params.turn_id]
+        self._updates.put_usage(session.id, result, core.context.state.limit)
+        return "max_tokens" if result.stop_reason == "length" else "end_turn"
+
+    async def _buffer(self, session_id: str, path: Path) -> str | None:
+        """A file as the client has it. Where that can't tell, or refuses, the disk may have it."""
+        if not self._can_read:
+            return None
+        try:
+            return (await self._client.read_text_file(session_id=session_id, path=str(path))).content
+        except RequestError:
+            return None
+
+    async def _run_line(self, session: AcpSession, line: str) -> None:
+        """A line that makes no sense is answered with how to write it."""
+        try:
+            result = await session.workspace.commands.line(SlashParams(text=line, conversation_id=session.id))
+            text = result.markdown
+        except SlashError as error:
+            text = error.message
+        self._updates.put_text(session.id, text)
+
+    def _on_delta(self, delta: ChatDelta) -> None:
+        self._updates.put_text(self._turns[delta.turn_id], delta.text, delta.kind)
+
+    # -- sessions --------------------------------------------------------------------------------------------------
+
+    def _workspace(self, cwd: str, more: Sequence[str] | None) -> Workspace:
+        folders: Folders = tuple(Path(folder) for folder in (cwd, *(more or ())))
+        for folder in folders:
+            if not folder.is_absolute() or not folder.is_dir():
+                raise RequestError.invalid_params({"message": f"{folder} is not the absolute path of a folder"})
+        with _refusals():
+            return self._workspaces.open(folders)
+
+    def _start(self, session_id: str, workspace: Workspace) -> AcpSession:
+        """The commands are told behind the answer: nothing is awaited before that is on its way."""
+        workspace.start()
+        session = AcpSession(session_id, workspace, workspace.session.options.fidelity)
+        self._sessions[session_id] = session
+        self._updates.put_commands(session_id)
+        return session
+
+    def _session(self, session_id: str) -> AcpSession:
+        if session_id not in self._sessions:
+            raise RequestError.invalid_params({"message": f"there is no session {session_id!r}"})
+        return self._sessions[session_id]
+
+    def _choose(self, session_id: str, value: object) -> AcpSession:
+        session = self._session(session_id)
+        session.fidelity = fidelity.chosen(value)
+        return session
+
+
+async def _until_cancelled(session: AcpSession, work: Coroutine[Any, Any, StopReason]) -> StopReason:
+    """Its outcome, or ``cancelled`` where the client cancelled it; that the connection ends goes on as what it is."""
+    task = asyncio.create_task(work)
+    session.running.add(task)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        return "cancelled"
+    finally:
+        session.running.discard(task)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """The core's errors as the protocol's; `data.code` is the core's."""
+    try:
+        yield
+    except UnknownConversationError as error:
+        raise RequestError(-32002, error.message, {"code": error.code}) from error
+    except EngineError as error:
+        raise RequestError(-32603, error.message, {"code": error.code, **error.data}) from error
+    except WireError as error:
+        raise RequestError(-32602, str(error)) from error
+
+
+def _choice(session: AcpSession) -> dict[str, Any]:
+    return {"modes": fidelity.modes(session.fidelity), "config_options": fidelity.config_options(session.fidelity)}
