@@ -6,12 +6,9 @@ known elsewhere.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,47 +32,32 @@ from acp.schema import (
     SessionListCapabilities,
     SetSessionConfigOptionResponse,
     SetSessionModeResponse,
-    StopReason,
 )
 
-from ctx_lsp import __version__, slash
+from ctx_lsp import __version__
 from ctx_lsp.acp import blocks, fidelity
-from ctx_lsp.acp.resources import attach
+from ctx_lsp.acp.turns import AcpSession, Turns
 from ctx_lsp.acp.updates import Updates
 from ctx_lsp.acp.workspaces import Folders, Workspace, Workspaces
 from ctx_lsp.conversation import UnknownConversationError
-from ctx_lsp.protocol import ChatDelta, ChatParams, Fidelity, SlashParams
-from ctx_lsp.slash import SlashError
 from ctx_lsp.wire import WireError
 from engine.errors import EngineError
 
 
-@dataclass
-class AcpSession:
-    """One conversation. `running` holds the turns that can be cancelled."""
-
-    id: str
-    workspace: Workspace
-    fidelity: Fidelity
-    running: set[asyncio.Task[Any]] = field(default_factory=set)
-
-
 class CtxAgent:
-    """Answers one client, over the connection that `on_connect` is given.
-
-    Invariant: `_turns` has, for every turn that is being answered, its session's id.
-    """
+    """Answers one client, over the connection that `on_connect` is given."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         """`options` are `InitializationOptions` as on the wire."""
-        self._workspaces = Workspaces(options, self._on_delta)
+        self._options = options
         self._sessions: dict[str, AcpSession] = {}
-        self._turns: dict[str, str] = {}
         self._can_read = False
 
     def on_connect(self, client: Client) -> None:
         self._client = client
         self._updates = Updates(client)
+        self._turns = Turns(self._updates, self._read_buffer)
+        self._workspaces = Workspaces(self._options, self._turns.on_delta)
 
     async def close(self) -> None:
         self._updates.close()
@@ -153,54 +135,20 @@ class CtxAgent:
     async def prompt(self, session_id: str, prompt: list[blocks.Block], **_: Any) -> PromptResponse:
         session = self._session(session_id)
         with _refusals():
-            content = blocks.read(prompt)
-            reason = await _until_cancelled(session, self._answer(session, content))
-        await self._updates.sent()
-        return PromptResponse(stop_reason=reason)
+            return PromptResponse(stop_reason=await self._turns.run(session, blocks.read(prompt)))
 
     async def cancel(self, session_id: str, **_: Any) -> None:
         for task in self._session(session_id).running:
             task.cancel()
 
-    # -- turns -----------------------------------------------------------------------------------------------------
-
-    async def _answer(self, session: AcpSession, content: blocks.Prompt) -> StopReason:
-        if content.text.partition(" ")[0] in slash.COMMANDS:
-            await self._run_line(session, content.text)
-            return "end_turn"
-        core = session.workspace.session
-        attachments = await attach(core, content.resources, partial(self._buffer, session.id))
-        params = ChatParams(
-            turn_id=uuid.uuid4().hex, text=content.text, conversation_id=session.id, fidelity=session.fidelity
-        )
-        self._turns[params.turn_id] = session.id
-        try:
-            result = await session.workspace.chats.ask(params, attachments)
-        finally:
-            del self._turns[params.turn_id]
-        self._updates.put_usage(session.id, result, core.context.state.limit)
-        return "max_tokens" if result.stop_reason == "length" else "end_turn"
-
-    async def _buffer(self, session_id: str, path: Path) -> str | None:
-        """A file as the client has it. Where that can't tell, or refuses, the disk may have it."""
+    async def _read_buffer(self, session_id: str, path: Path) -> str | None:
+        """Where the client can't tell, or refuses, the disk may have it."""
         if not self._can_read:
             return None
         try:
             return (await self._client.read_text_file(session_id=session_id, path=str(path))).content
         except RequestError:
             return None
-
-    async def _run_line(self, session: AcpSession, line: str) -> None:
-        """A line that makes no sense is answered with how to write it."""
-        try:
-            result = await session.workspace.commands.line(SlashParams(text=line, conversation_id=session.id))
-            text = result.markdown
-        except SlashError as error:
-            text = error.message
-        self._updates.put_text(session.id, text)
-
-    def _on_delta(self, delta: ChatDelta) -> None:
-        self._updates.put_text(self._turns[delta.turn_id], delta.text, delta.kind)
 
     # -- sessions --------------------------------------------------------------------------------------------------
 
@@ -229,21 +177,6 @@ class CtxAgent:
         session = self._session(session_id)
         session.fidelity = fidelity.chosen(value)
         return session
-
-
-async def _until_cancelled(session: AcpSession, work: Coroutine[Any, Any, StopReason]) -> StopReason:
-    """Its outcome, or ``cancelled`` where the client cancelled it; that the connection ends goes on as what it is."""
-    task = asyncio.create_task(work)
-    session.running.add(task)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        current = asyncio.current_task()
-        if current is not None and current.cancelling():
-            raise
-        return "cancelled"
-    finally:
-        session.running.discard(task)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The editor's side of a session whose client speaks no LSP: it has no capabilities, and what it is told is logged.
+"""The editor's side of a session whose client speaks no LSP: it has no capabilities, and messages are logged.
 
 Knows what the core says to an editor; what of it matters to a client comes with its answers.
 """
@@ -11,6 +11,8 @@ from typing import Any
 
 from lsprotocol import types
 
+from ctx_lsp.protocol import STATUS_DID_CHANGE, Status
+
 logger = logging.getLogger(__name__)
 
 _LEVELS = {types.MessageType.Error: logging.ERROR, types.MessageType.Warning: logging.WARNING}
@@ -19,7 +21,8 @@ _LEVELS = {types.MessageType.Error: logging.ERROR, types.MessageType.Warning: lo
 class Headless:
     """An `Editor` without windows."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_status: Callable[[Status], None]) -> None:
+        self._on_status = on_status
         self.cancellations: dict[types.ProgressToken, Callable[[], None]] = {}
 
     def can(self, capability: str) -> bool:
@@ -29,7 +32,9 @@ class Headless:
         return None
 
     def notify(self, method: str, params: Any) -> None:
-        """States and changed lists have no place to be shown."""
+        """Other news than the status has no place to be shown."""
+        if method == STATUS_DID_CHANGE:
+            self._on_status(params)
 
     def log(self, message: str, kind: types.MessageType = types.MessageType.Info) -> None:
         logger.log(_LEVELS.get(kind, logging.INFO), "%s", message)

@@ -6,6 +6,7 @@ Knows the notifications' forms; knows nothing of what brings them about.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,10 +62,9 @@ class Updates:
     async def _run(self) -> None:
         while True:
             session_id, update = await self._queue.get()
-            try:
+            with contextlib.suppress(ConnectionError):  # the client has hung up
                 await self._client.session_update(session_id=session_id, update=update)
-            finally:
-                self._queue.task_done()
+            self._queue.task_done()
 
 
 def _commands() -> list[AvailableCommand]:

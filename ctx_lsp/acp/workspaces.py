@@ -10,25 +10,35 @@ from pathlib import Path
 from typing import Any, cast
 
 from ctx_lsp.acp.headless import Headless
+from ctx_lsp.acp.waiting import Waiting
 from ctx_lsp.chat import Chats
 from ctx_lsp.commands import Commands
 from ctx_lsp.editor import Editor
-from ctx_lsp.protocol import ChatDelta
+from ctx_lsp.protocol import ChatDelta, Status
 from ctx_lsp.session import Session
 
 Folders = tuple[Path, ...]
 
 
 class Workspace:
-    """A session that goes on until it is closed. Its conversations see the same chunks."""
+    """A session that goes on until it is closed. Its conversations see the same chunks.
+
+    Attributes:
+        waiting: the turns whose answers have not begun.
+    """
 
     def __init__(self, folders: Folders, options: dict[str, Any], send: Callable[[ChatDelta], None]) -> None:
         """Raises WireError for options that can't be meant."""
         self.folders = folders
-        self.session = Session(cast(Editor, Headless()), options, list(folders), "utf-16")
+        self.session = Session(cast(Editor, Headless(self._on_status)), options, list(folders), "utf-16")
         self.chats = Chats(self.session, send)
         self.commands = Commands(self.session, self.chats)
+        self.waiting: set[Waiting] = set()
         self._started = False
+
+    def _on_status(self, status: Status) -> None:
+        for waiting in list(self.waiting):
+            waiting.show(status)
 
     def start(self) -> None:
         """Brings up the engine and loads files, once; what conversations there are can be seen before."""

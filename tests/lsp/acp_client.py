@@ -39,11 +39,13 @@ class Recorder:
 
     Attributes:
         updates: what sessions told, in order.
+        messages: all that went over the wire.
         buffers: texts by path that the editor has and the disk hasn't; None refuses.
     """
 
     def __init__(self) -> None:
         self.updates: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
         self.buffers: dict[str, str] = {}
         self._asked: dict[Any, str] = {}
 
@@ -67,6 +69,7 @@ class Recorder:
     def check(self, event: StreamEvent) -> None:
         """Every message that the agent sends is what the schema says."""
         message = event.message
+        self.messages.append(message)
         if event.direction is StreamDirection.OUTGOING:
             if "method" in message and "id" in message:
                 self._asked[message["id"]] = message["method"]

@@ -202,6 +202,20 @@ async def test_how_exact_answers_are_can_be_chosen(agent: Agent, engine: EngineS
         await client.set_session_mode(session_id=started.session_id, mode_id="vague")
 
 
+async def test_what_an_answer_waits_for_is_shown(engine: EngineSetup, workspace: Path) -> None:
+    engine.behave(load_seconds=2)
+    async with agent_process() as (client, recorder):
+        session = (await client.new_session(cwd=str(workspace))).session_id
+        await ask(client, session, text_block("What?"))
+    kinds = [update["sessionUpdate"] for update in recorder.updates]
+    assert kinds.index("tool_call") < kinds.index("agent_message_chunk")
+    (call,) = recorder.of("tool_call")
+    assert call["title"].startswith(("Starting", "Looking", "Waiting", "Reading weights"))
+    updates = recorder.of("tool_call_update")
+    assert {update["toolCallId"] for update in updates} == {call["toolCallId"]}
+    assert [update.get("status") for update in updates].count("completed") == 1
+
+
 # -- slash commands ----------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +225,9 @@ async def test_slash_commands_are_offered_and_carried_out(agent: Agent, engine: 
     session = (await client.new_session(cwd=str(workspace))).session_id
     await ask(client, session, text_block("/load a.py"))
     (offered,) = recorder.of("available_commands_update")
+    started = next(n for n, message in enumerate(recorder.messages) if "sessionId" in (message.get("result") or {}))
+    told = next(n for n, message in enumerate(recorder.messages) if message.get("method") == "session/update")
+    assert started < told, "a client knows no session before it was answered"
     assert ["/" + command["name"] for command in offered["availableCommands"]] == list(slash.COMMANDS)
     assert recorder.said().startswith("Loaded 1 file")
     recorder.updates.clear()
