@@ -14,7 +14,7 @@ from ctx_lsp.engine_client import AnswerPiece, RemoteEngineError
 from ctx_lsp.openai_answer import Answer
 from ctx_lsp.openai_errors import refuses_system
 from ctx_lsp.openai_prompt import Prompt
-from ctx_lsp.openai_server import OpenAIServer, ServedModel
+from ctx_lsp.openai_server import OpenAIServer, ServedModel, Tally
 from ctx_lsp.token_counter import TokenCounter
 from engine.types import Message
 
@@ -45,28 +45,29 @@ class Asking:
         self, book: ContextBook, answer: Answer, sampling: dict[str, Any], on_progress: OnProgress
     ) -> AsyncGenerator[AnswerPiece, None]:
         """Sends the answer's prompt and fills the answer, and keeps account of what the server has computed."""
-        computed = False
-        body = {"model": self.model.name, "messages": list(answer.prompt.messages), **self._fields(sampling)}
+        prompt, computed = answer.prompt, False
+        body = {"model": self.model.name, "messages": list(prompt.messages), **self._fields(sampling)}
         try:
             async with aclosing(self._server.complete(body)) as stream:
                 async for item in stream:
                     answer.take(item)
+                    if not computed and (computed := _has_read_all(item)):
+                        book.saw(prompt, "")
+                        on_progress(prompt.tokens, prompt.tokens)
                     if isinstance(item, AnswerPiece):
-                        computed = True
                         yield item
-                    elif item.progress is not None:
-                        on_progress(*answer.prompt.scaled(*item.progress))
-            computed = True
+                    elif item.progress is not None and not computed:
+                        on_progress(*prompt.scaled(*item.progress))
             self._learn(answer)
         except RemoteEngineError:
             raise  # a prompt that was refused was not computed
         except BaseException:
             if not computed:
-                book.broke_off(answer.prompt)
+                book.broke_off(prompt)
             raise
         finally:
             if computed:
-                book.saw(answer.prompt, answer.text)
+                book.saw(prompt, answer.text)
 
     def learn_layout(self, error: RemoteEngineError) -> bool:
         """Whether the model turns out to take no system message, so that the same must be asked without."""
@@ -83,3 +84,10 @@ class Asking:
         theirs = {"repetition_penalty": "repeat_penalty"} if self.model.is_llama_cpp else {}
         fields = {"temperature": 0.0} | {theirs.get(name, name): value for name, value in sampling.items()}
         return fields | ({"return_progress": True} if self.model.is_llama_server else {})
+
+
+def _has_read_all(item: AnswerPiece | Tally) -> bool:
+    """Whether the server has computed the whole prompt: it answers, or says so."""
+    if isinstance(item, AnswerPiece) or item.finish is not None:
+        return True
+    return item.progress is not None and item.progress[0] >= item.progress[1]
