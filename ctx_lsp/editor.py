@@ -9,17 +9,31 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from lsprotocol import types
-from pygls.capabilities import get_capability
-from pygls.lsp.server import LanguageServer
 
 from ctx_lsp import logs
 
 logger = logging.getLogger(__name__)
 
 _LEVELS = {kind: level for level, kind in logs.KINDS.items()}
+
+
+class Client(Protocol):
+    """Takes LSP's messages, whatever it makes of them."""
+
+    def capability(self, name: str, default: Any) -> Any:
+        """What it says of a capability, by LSP's names in snake_case; the default where it says nothing."""
+        ...
+
+    def notify(self, method: str, params: Any) -> None: ...
+
+    def post(self, method: str, params: Any) -> None:
+        """A request whose answer tells nothing."""
+        ...
+
+    async def request(self, method: str, params: Any) -> Any: ...
 
 
 class Editor:
@@ -29,8 +43,8 @@ class Editor:
         cancellations: for each progress that the user may cancel, by its token, what that does.
     """
 
-    def __init__(self, server: LanguageServer) -> None:
-        self._server = server
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self.cancellations: dict[types.ProgressToken, Callable[[], None]] = {}
 
     def can(self, capability: str) -> bool:
@@ -39,10 +53,10 @@ class Editor:
 
     def capability(self, capability: str, default: Any = None) -> Any:
         """What the client says of a capability, e.g. the values of an enumeration that it knows."""
-        return get_capability(self._server.client_capabilities, capability, default)
+        return self._client.capability(capability, default)
 
     def notify(self, method: str, params: Any) -> None:
-        self._server.protocol.notify(method, params)
+        self._client.notify(method, params)
 
     def log(self, message: str, kind: types.MessageType = types.MessageType.Info) -> None:
         """For whoever reads logs: the client's, and the server's own."""
@@ -50,14 +64,14 @@ class Editor:
 
     def show(self, message: str, kind: types.MessageType = types.MessageType.Info) -> None:
         """Where the user looks; for what must not be missed."""
-        self._server.window_show_message(types.ShowMessageParams(kind, message))
+        self.notify(types.WINDOW_SHOW_MESSAGE, types.ShowMessageParams(kind, message))
 
     def post(self, method: str, params: Any) -> None:
         """A request whose answer tells nothing."""
-        self._server.protocol.send_request(method, params)
+        self._client.post(method, params)
 
     async def request(self, method: str, params: Any) -> Any:
-        return await self._server.protocol.send_request_async(method, params)
+        return await self._client.request(method, params)
 
     def cancel_progress(self, token: types.ProgressToken) -> None:
         """The user cancels a progress, which may have ended by now."""

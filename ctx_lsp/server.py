@@ -31,6 +31,7 @@ from ctx_lsp.chat_requests import ChatRequests
 from ctx_lsp.commands import Commands
 from ctx_lsp.editor import Editor
 from ctx_lsp.jsonrpc import Protocol, make_converter
+from ctx_lsp.lsp_client import LspClient
 from ctx_lsp.protocol import ChunksResult, CommandResult, SlashCompleteResult
 from ctx_lsp.session import Session
 from ctx_lsp.slash_complete import Surroundings
@@ -128,7 +129,7 @@ class Server:
         if self._follows_parent and params.process_id is not None:
             self._parent = asyncio.create_task(self._follow_parent(params.process_id))
         encoding = types.PositionEncodingKind(self.language_server.workspace.position_encoding or "utf-16").value
-        editor = Editor(self.language_server)
+        editor = Editor(LspClient(self.language_server))
         try:
             session = Session(editor, params.initialization_options, self._folders(), encoding)
         except wire.WireError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ctx_lsp.acp.headless import Headless
 from ctx_lsp.acp.waiting import Waiting
@@ -30,7 +30,7 @@ class Workspace:
     def __init__(self, folders: Folders, options: dict[str, Any], send: Callable[[ChatDelta], None]) -> None:
         """Raises WireError for options that can't be meant."""
         self.folders = folders
-        self.session = Session(cast(Editor, Headless(self._on_status)), options, list(folders), "utf-16")
+        self.session = Session(Editor(Headless(self._on_status)), options, list(folders), "utf-16")
         self.chats = Chats(self.session, send)
         self.commands = Commands(self.session, self.chats)
         self.waiting: set[Waiting] = set()
