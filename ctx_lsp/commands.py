@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ctx_lsp import markdown, protocol, slash
+from ctx_lsp import markdown, protocol
 from ctx_lsp.arrangement import shown
 from ctx_lsp.chat import Chats
 from ctx_lsp.loading import load_files
@@ -24,7 +24,6 @@ from ctx_lsp.protocol import (
     ComposeParams,
     DeleteResult,
     EngineStats,
-    HelpResult,
     LoadParams,
     MoveParams,
     NoParams,
@@ -34,7 +33,6 @@ from ctx_lsp.protocol import (
     SavedInfo,
     SavedList,
     SavedParams,
-    SlashParams,
     StatsResult,
     TagParams,
 )
@@ -74,14 +72,6 @@ class Commands:
             protocol.DELETE_COMMAND: self.delete,
             protocol.CLEAR_COMMAND: self.clear,
         }
-
-    async def line(self, params: SlashParams) -> CommandResult:
-        """Carries out a slash command. Raises SlashError for a line that is none."""
-        call = slash.parse(params.text, params.conversation_id)
-        if call.target == slash.HELP:
-            usages = slash.usages(call.params)
-            return CommandResult(markdown=markdown.usages(usages), data=HelpResult(commands=usages))
-        return await self.table()[call.target](call.params)
 
     def saved_names(self) -> Sequence[str]:
         """Of the saved contexts. Blocking; call it on a thread."""

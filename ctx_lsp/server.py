@@ -20,6 +20,7 @@ from ctx_lsp import (
     parent,
     protocol,
     slash_complete,
+    slash_lines,
     text_sync,
     wire,
     workspace_files,
@@ -178,10 +179,13 @@ class Server:
         return await self._chat_requests.table()[name](params)
 
     async def _command(self, name: str, params: Any) -> CommandResult:
-        return await (self.commands.table() | self.surface.commands.table())[name](params)
+        return await self._table()[name](params)
 
     async def _slash(self, params: protocol.SlashParams) -> CommandResult:
-        return await self.commands.line(params)
+        return await slash_lines.carry_out(params, self._table())
+
+    def _table(self) -> slash_lines.Table:
+        return self.commands.table() | self.surface.commands.table()
 
     async def _slash_complete(self, params: protocol.SlashCompleteParams) -> SlashCompleteResult:
         session = self.session

@@ -24,6 +24,7 @@ from ctx_lsp.acp.waiting import Waiting
 from ctx_lsp.acp.workspaces import Workspace
 from ctx_lsp.protocol import ChatDelta, ChatParams, Fidelity, SlashParams
 from ctx_lsp.slash import SlashError
+from ctx_lsp.slash_lines import carry_out
 
 ReadBuffer = Callable[[str, Path], Awaitable[str | None]]
 """Given a session's id and a file: its text as the client has it, None where it has none to give."""
@@ -83,8 +84,8 @@ class Turns:
     async def _run_line(self, session: AcpSession, line: str) -> StopReason:
         """A line that makes no sense is answered with how to write it."""
         try:
-            result = await session.workspace.commands.line(SlashParams(text=line, conversation_id=session.id))
-            text = result.markdown
+            params = SlashParams(text=line, conversation_id=session.id)
+            text = (await carry_out(params, session.workspace.commands())).markdown
         except SlashError as error:
             text = error.message
         self._updates.put_text(session.id, text)

@@ -16,6 +16,8 @@ from ctx_lsp.commands import Commands
 from ctx_lsp.editor import Editor
 from ctx_lsp.protocol import ChatDelta, Status
 from ctx_lsp.session import Session
+from ctx_lsp.slash_lines import Table
+from ctx_lsp.surface import Surface
 
 Folders = tuple[Path, ...]
 
@@ -32,9 +34,17 @@ class Workspace:
         self.folders = folders
         self.session = Session(Editor(Headless(self._on_status)), options, list(folders), "utf-16")
         self.chats = Chats(self.session, send)
-        self.commands = Commands(self.session, self.chats)
+        self._commands = Commands(self.session, self.chats)
+        self._surface = Surface(self.session, self.chats)
         self.waiting: set[Waiting] = set()
         self._started = False
+
+    def commands(self) -> Table:
+        return self._commands.table() | self._surface.commands.table()
+
+    async def close(self) -> None:
+        self._surface.stop()
+        await self.session.close()
 
     def _on_status(self, status: Status) -> None:
         for waiting in list(self.waiting):
@@ -67,5 +77,5 @@ class Workspaces:
 
     async def close(self) -> None:
         for workspace in self._open.values():
-            await workspace.session.close()
+            await workspace.close()
         self._open.clear()

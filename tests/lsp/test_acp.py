@@ -233,6 +233,9 @@ async def test_slash_commands_are_offered_and_carried_out(agent: Agent, engine: 
     recorder.updates.clear()
     assert (await ask(client, session, text_block("/tag"))).stop_reason == "end_turn"
     assert recorder.said().startswith("usage: /tag")
+    recorder.updates.clear()
+    await ask(client, session, text_block("/prompt"))
+    assert "x = 1" in recorder.said()
     await ask(client, session, text_block("/etc/hosts is what?"))
     assert question(await last_chat(engine)) == "/etc/hosts is what?"
 

@@ -142,7 +142,7 @@ async def test_a_client_that_only_pushes_is_heard(driver: Driver, engine: Engine
     client = await driver.start_ready()
     await pushed(client, {"python": {"model": "snake"}, "ctx": {"model": "pushed"}})
     await client.wait_notification("ctx/status/didChange", lambda status: status["model"] == "pushed")
-    await ready(client)
+    await client.request("ctx/chunks", {})
     assert engine.infos().keys() == {"qwen2.5-coder-0.5b", "pushed"}
 
 
