@@ -25,7 +25,8 @@ _PATIENCE_SECONDS = 5.0
 class Configuration:
     """Keeps settings equal to what the client says. Changes are applied one after the other, the last one wins.
 
-    Invariant: `_pushed` is what the client pushed last and was not looked at yet.
+    Invariants: `_pushed` is what the client pushed last; `_settled` is set unless the client is being asked, or what it
+    said is being applied.
     """
 
     def __init__(self, editor: Editor, settings: Settings, apply: Callable[[Change], Awaitable[None]]) -> None:
@@ -34,51 +35,62 @@ class Configuration:
         self._apply = apply
         self._pushed: Any = None
         self._changed = asyncio.Event()
-        self._heard = asyncio.Event()
-        self._heard.set()
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     async def settled(self) -> None:
-        """Waits for the client's first answer, so that nothing is begun with options that it is about to change."""
-        await self._heard.wait()
+        """Waits until what the client has said so far counts: nothing is done with options that it has changed."""
+        await self._settled.wait()
 
     def did_change(self, params: types.DidChangeConfigurationParams) -> None:
         """The client has new settings, and sends them where it is one that can't be asked."""
         self._pushed = params.settings
-        self._changed.set()
+        self._expect()
 
-    def expect(self) -> None:
-        """From now on `settled` waits: `follow` is about to ask."""
+    def begin(self) -> None:
+        """The session starts; `follow` is about to run."""
         if self._can_ask():
-            self._heard.clear()
+            self._expect()
 
     async def follow(self) -> None:
-        """Applies what the client has to say now and from now on. Runs until it is cancelled."""
-        if self._can_ask():
-            await self._ask_first()
-        await self._register()
+        """Applies what the client has to say from now on. Runs until it is cancelled."""
         while True:
             await self._changed.wait()
             self._changed.clear()
             await self._update()
+            if not self._changed.is_set():
+                self._settled.set()
+
+    async def register(self) -> None:
+        """Asks to be told of changes, where that has to be asked for."""
+        if not self._editor.can("workspace.did_change_configuration.dynamic_registration"):
+            return
+        registration = types.Registration(
+            id=uuid.uuid4().hex,
+            method=types.WORKSPACE_DID_CHANGE_CONFIGURATION,
+            register_options=types.DidChangeConfigurationRegistrationOptions(section=SECTION),
+        )
+        try:
+            await self._editor.request(types.CLIENT_REGISTER_CAPABILITY, types.RegistrationParams([registration]))
+        except Exception as error:
+            logger.info("the client does not tell of changed settings: %s", error)
+
+    def _expect(self) -> None:
+        self._settled.clear()
+        self._changed.set()
 
     def _can_ask(self) -> bool:
         return self._editor.can("workspace.configuration")
 
-    async def _ask_first(self) -> None:
-        """A client that lets its first answer wait is not waited for: the answer changes what has begun."""
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(_PATIENCE_SECONDS, self._heard.set)
-        try:
-            await self._update()
-        finally:
-            timer.cancel()
-            self._heard.set()
-
     async def _update(self) -> None:
+        """A client that lets its answer wait is not waited for: the answer changes what has begun by then."""
+        timer = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._settled.set)
         try:
             configuration = await self._ask() if self._can_ask() else _section(self._pushed)
         except Exception as error:
             return self._editor.log(f"the client did not tell its settings: {error}", types.MessageType.Warning)
+        finally:
+            timer.cancel()
         await self._take(configuration)
 
     async def _ask(self) -> Any:
@@ -97,20 +109,6 @@ class Configuration:
                 await self._apply(change)
             except Exception:
                 logger.exception("new settings could not be applied")
-
-    async def _register(self) -> None:
-        """Asks to be told of changes, where that has to be asked for."""
-        if not self._editor.can("workspace.did_change_configuration.dynamic_registration"):
-            return
-        registration = types.Registration(
-            id=uuid.uuid4().hex,
-            method=types.WORKSPACE_DID_CHANGE_CONFIGURATION,
-            register_options=types.DidChangeConfigurationRegistrationOptions(section=SECTION),
-        )
-        try:
-            await self._editor.request(types.CLIENT_REGISTER_CAPABILITY, types.RegistrationParams([registration]))
-        except Exception as error:
-            logger.info("the client does not tell of changed settings: %s", error)
 
 
 def _section(pushed: Any) -> Any:

@@ -40,9 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     except InvalidRequestError as error:
         print(f"ctx-lsp: {error.message}", file=sys.stderr)
         return 1
-    checks = [*doctor_checks.CHECKS, doctor_engine.running]
-    if arguments.start:
-        checks.append(doctor_engine.starts)
+    starting = [doctor_engine.starts] if arguments.start else []
+    checks = [*doctor_checks.CHECKS, *starting, doctor_engine.running]
     findings = _examine(checks, config)
     found = list(findings if arguments.json else _shown(findings))
     healthy = all(finding.state != "fail" for finding in found)

@@ -83,8 +83,9 @@ class Session:
         """Begins what goes on by itself: bringing up the engine, following documents and chunks."""
         for warning in self.settings.warnings:
             self.editor.log(warning, types.MessageType.Warning)
-        self.configuration.expect()
+        self.configuration.begin()
         self._spawn(self.configuration.follow())
+        self._spawn(self.configuration.register())
         self._spawn(self._bring_up())
         self._spawn(self._follow_documents())
         self._spawn(self._follow_chunks())
@@ -112,9 +113,10 @@ class Session:
     @asynccontextmanager
     async def engine(self) -> AsyncIterator[EngineClient]:
         """A ready engine that has this context, waited for if need be. Raises EngineError; says so if it gets lost."""
-        await self.configuration.settled()
+        if not self._usage.is_mine:  # who uses the engine already must not wait for one that waits for its end
+            await self.configuration.settled()
         client = await self.link.client()
-        with self._usage:
+        with self._usage.begun():
             try:
                 yield client
             except EngineLostError:

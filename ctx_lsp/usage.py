@@ -1,9 +1,13 @@
-"""How many use something now. Knows nothing of what it is."""
+"""How many use something now, and whether the caller is one of them. Knows nothing of what it is."""
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_used: ContextVar[Usage | None] = ContextVar("used", default=None)
 
 
 class Usage:
@@ -21,17 +25,24 @@ class Usage:
         self._unused = asyncio.Event()
         self._unused.set()
 
-    def __enter__(self) -> None:
+    @property
+    def is_mine(self) -> bool:
+        """Whether the caller, or who began its task, is a user."""
+        return _used.get() is self
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        token = _used.set(self)
         self.total += 1
         self._users += 1
         self._unused.clear()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._users -= 1
-        if self._users == 0:
-            self._unused.set()
+        try:
+            yield
+        finally:
+            _used.reset(token)
+            self._users -= 1
+            if self._users == 0:
+                self._unused.set()
 
     async def ended(self) -> None:
         """Returns at a moment without users, which lasts until the next await."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -16,8 +15,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
 from ctx_lsp.transport import Channel, OnEnd, OnMessage, parse
-
-logger = logging.getLogger(__name__)
 
 _LARGEST_BYTES = 64 * 1024 * 1024
 _PATIENCE_SECONDS = 2.0
@@ -77,7 +74,5 @@ async def listen(
         await serve_client(WebSocketChannel(connection))
 
     allowed = [None, *map(Origin, origins)]
-    async with serve(
-        handle, host, port, origins=allowed, compression=None, max_size=_LARGEST_BYTES, logger=logger
-    ) as server:
+    async with serve(handle, host, port, origins=allowed, compression=None, max_size=_LARGEST_BYTES) as server:
         yield next(iter(server.sockets)).getsockname()[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -177,13 +176,14 @@ async def test_an_answer_is_finished_by_the_engine_that_began_it(driver: Driver,
     await client.wait_notification("ctx/chat/delta")
     start = len(client.received)
     await pushed(client, {"ctx": {"model": "other", "debounceMs": -1}})
+    next_one = client.post("ctx/chat", chat(turn="t2", conversationId="another"))
     await client.wait_for(lambda message: message.get("method") == "window/showMessage", start)
     assert engine.info() == before
     await engine.state(stall_after=None)
     assert (await client.result(asking))["text"] == "one two"
-    await client.wait_notification("ctx/status/didChange", lambda status: status["model"] == "other")
-    assert (await client.request("ctx/chat", chat(turn="t2")))["stopReason"] == "stop"
+    assert (await client.result(next_one))["text"] == "A plain answer.", "the next one is the new engine's"
     assert engine.infos().keys() == {before.model, "other"}
+    assert [len((await engine.state(model))["chats"]) for model in (before.model, "other")] == [1, 1]
 
 
 async def test_whoever_waits_for_an_engine_that_loads_gets_the_one_that_takes_its_place(
@@ -253,8 +253,7 @@ async def test_a_changed_debounce_counts_for_the_next_edit(driver: Driver, engin
     driver.open(told.client, "a.txt", "one")
     await engine.wait_texts(lambda texts: texts == {"a.txt": "one"})
     await told.set({"debounceMs": 1, "fidelity": "instant"})
-    await told.client.request("ctx/status", {})
-    await asyncio.sleep(0)
+    await told.client.request("ctx/chunks", {})
     driver.change(told.client, "a.txt", 2, edit((0, 0), (0, 3), "two"))
     await engine.wait_texts(lambda texts: texts == {"a.txt": "two"})
     await told.client.request("ctx/chat", chat())
