@@ -31,7 +31,7 @@ from ctx_lsp.chat_requests import NAMES as CHAT_REQUESTS
 from ctx_lsp.chat_requests import ChatRequests
 from ctx_lsp.commands import Commands
 from ctx_lsp.editor import Editor
-from ctx_lsp.jsonrpc import Protocol, make_converter
+from ctx_lsp.jsonrpc import Phase, Protocol, make_converter
 from ctx_lsp.lsp_client import LspClient
 from ctx_lsp.protocol import ChunksResult, CommandResult, SlashCompleteResult
 from ctx_lsp.session import Session
@@ -72,6 +72,11 @@ class Server:
             self._surface.stop()
         if self._session is not None:
             await self._session.close()
+
+    def end_stranger(self) -> None:
+        """Hangs up on a client that has not initialized by now."""
+        if self.protocol.phase is Phase.CREATED:
+            self.protocol.end(1)
 
     @property
     def session(self) -> Session:

@@ -21,6 +21,9 @@ from ctx_lsp.access_token import AccessToken
 from ctx_lsp.server import Server
 from ctx_lsp.transport import Channel, over_pipes
 
+LOGIN_SECONDS = 30.0
+"""How long whoever connects may take to say the token."""
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -88,7 +91,10 @@ async def _serve_listening(place: Listening, token: AccessToken) -> int:
     _on_signals(stopped.set)
 
     async def serve_one(channel: Channel) -> None:
-        await serve_client(channel, Server(token))
+        server = Server(token)
+        timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, server.end_stranger)
+        await serve_client(channel, server)
+        timer.cancel()
 
     async with _listen(place, serve_one) as port:
         host = f"[{place.host}]" if ":" in place.host else place.host

@@ -7,7 +7,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -16,8 +16,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
+from ctx_lsp import serving
 from ctx_lsp.access_token import AccessToken, UnauthorizedError
-from ctx_lsp.serving import parse_address
+from ctx_lsp.serving import Listening, parse_address
 from tests.lsp.driver import CAPABILITIES, Driver, EngineSetup, chat, edit, eventually, ready
 from tests.lsp.listening import ListeningServer, start_serving
 from tests.lsp.wire_client import PATIENCE, RpcError, WireClient
@@ -91,6 +92,35 @@ async def test_without_the_token_nobody_is_served(
             await client.wait_for(lambda _: False)
     assert not list(engine.folder.glob("engine-*"))
     await begin(driver, server)
+
+
+@BOTH
+async def test_who_connects_and_says_nothing_is_hung_up_on(
+    engine: EngineSetup,
+    transport: Literal["tcp", "ws"],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(serving, "LOGIN_SECONDS", 0)
+    listening = asyncio.create_task(
+        serving._serve_listening(Listening(transport, "127.0.0.1", 0), AccessToken("secret", "a place"))
+    )
+
+    async def printed() -> str:
+        return capsys.readouterr().out
+
+    line = await eventually(printed, bool)
+    port = int(line.partition(";")[0].rpartition(":")[2])
+    if transport == "tcp":
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await reader.read() == b""
+        writer.close()
+    else:
+        async with connect(f"ws://127.0.0.1:{port}", proxy=None) as connection:
+            await connection.wait_closed()
+    listening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listening
 
 
 async def test_a_web_page_may_not_connect(listeners: Listeners) -> None:
