@@ -83,7 +83,7 @@ class Chats:
 
         A turn that is cancelled or fails leaves the conversation as it was.
         """
-        asking = Asking(sampling_fields(params.sampling), self._promptness(params))
+        asking = Asking(sampling_fields(params.sampling), await self._promptness(params))
         if params.text is None and params.replaces is None:
             raise wire.WireError(["text: is missing, and only a turn that `replaces` another can do without"])
         with self._running_turn(params.turn_id):
@@ -117,7 +117,7 @@ class Chats:
     @asynccontextmanager
     async def _ahead(self, params: PlanParams) -> AsyncIterator[tuple[EngineClient, list[Message], Promptness]]:
         """A question as it would be put to the engine now, which has the latest text of every document."""
-        asking = Asking({}, self._promptness(params))
+        asking = Asking({}, await self._promptness(params))
         attachments = await self._attachments(params.context) or ()
         conversation = await self.conversations.peek(params.conversation_id)
         question = Question(conversation.turns, params.text, attachments)
@@ -148,8 +148,9 @@ class Chats:
     async def _attachments(self, context: TurnContext | None) -> tuple[Attachment, ...] | None:
         return None if context is None else await read_context(self._session, context)
 
-    def _promptness(self, params: ChatParams | PlanParams) -> Promptness:
+    async def _promptness(self, params: ChatParams | PlanParams) -> Promptness:
         """What the question asks for, else what the options say. Raises WireError."""
+        await self._session.configuration.settled()
         options = self._session.options
         budget = options.latency_budget_ms if params.latency_budget_ms is None else params.latency_budget_ms
         if budget is not None and not budget >= 0:

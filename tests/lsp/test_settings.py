@@ -185,6 +185,15 @@ async def test_an_answer_is_finished_by_the_engine_that_began_it(driver: Driver,
     assert [len((await engine.state(model))["chats"]) for model in (before.model, "other")] == [1, 1]
 
 
+async def test_what_is_asked_behind_a_change_is_answered_by_it(driver: Driver, engine: EngineSetup) -> None:
+    told = await configured(driver, {})
+    await ready(told.client)
+    told.settings = {"fidelity": "exact"}
+    await pushed(told.client, None)
+    await told.client.request("ctx/chat", chat())
+    assert (await engine.state())["chats"][0]["body"]["fidelity"] == "exact"
+
+
 async def test_whoever_waits_for_an_engine_that_loads_gets_the_one_that_takes_its_place(
     driver: Driver, engine: EngineSetup
 ) -> None:
