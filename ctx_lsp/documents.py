@@ -46,7 +46,8 @@ class Documents:
     """Open documents and loaded files, and which of them have to be brought to the shelf.
 
     Invariants: `_dirty` holds, in the order in which they changed, the sources whose text on the shelf may not be the
-    wanted one; a source has a timer only while it is dirty; `_shelved` has the text last put under each source.
+    wanted one; a source has a timer only while it is dirty; `_shelved` has the text last put under each source,
+    or None where the shelf may have any.
     """
 
     def __init__(self, sources: SourceNames, mode: DocumentMode, debounce: float, encoding: str) -> None:
@@ -57,7 +58,7 @@ class Documents:
         self._open: dict[str, OpenDocument] = {}
         self._loaded: dict[str, Signature | None] = {}
         self._dismissed: set[str] = set()
-        self._shelved: dict[str, str] = {}
+        self._shelved: dict[str, str | None] = {}
         self._dirty: dict[str, None] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._lock = asyncio.Lock()
@@ -166,9 +167,9 @@ class Documents:
             return changed
 
     def forget_shelf(self) -> None:
-        """The shelf was lost: everything that is wanted has to be brought again."""
-        self._shelved.clear()
-        wanted = [*self._loaded, *(document.source for document in self._open.values())]
+        """The shelf was lost, and another may hold what this one once held: everything has to be brought again."""
+        wanted = [*self._shelved, *self._loaded, *(document.source for document in self._open.values())]
+        self._shelved = dict.fromkeys(self._shelved)
         self._dirty = {**self._dirty, **dict.fromkeys(wanted)}
 
     def cancel_timers(self) -> None:
@@ -178,7 +179,7 @@ class Documents:
 
     async def _bring(self, shelf: Shelf, source: str) -> bool:
         text = await self._wanted(source)
-        if text == self._shelved.get(source):
+        if text == self._shelved.get(source) and not (text is None and source in self._shelved):
             return False
         if text is None:
             await shelf.remove(source)

@@ -29,7 +29,7 @@ actions = st.one_of(
 )
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sequence=st.lists(actions, max_size=12))
 def test_the_engine_of_the_options_has_the_clients_text(
     workspace: Path, engine: EngineSetup, sequence: list[tuple[str, Any]]
