@@ -20,9 +20,9 @@ def of_chunk(chunk: ChunkInfo, source: str) -> types.CodeLens:
     return _lens(title(chunk), toggle_command(chunk), {"refs": [reference(chunk, source)]})
 
 
-def of_absent(path: Path, reason: str | None) -> types.CodeLens:
-    """Loads a file that is no chunk, for this reason where there is one."""
-    return _lens(f"○ {reason or 'not in the context'}", protocol.LOAD_COMMAND, {"paths": [str(path)]})
+def of_absent(path: Path) -> types.CodeLens:
+    """Loads a file that is no chunk."""
+    return _lens("○ not in the context", protocol.LOAD_COMMAND, {"paths": [str(path)]})
 
 
 def title(chunk: ChunkInfo) -> str:

@@ -58,7 +58,7 @@ class Surface:
         if chunk is not None:
             return [lenses.of_chunk(chunk, source)]
         path = self._loadable(uri)
-        return [] if path is None else [lenses.of_absent(path, None)]
+        return [] if path is None else [lenses.of_absent(path)]
 
     def hover(self, params: types.HoverParams) -> types.Hover | None:
         """A card on a document's first line; elsewhere other servers have the word."""
