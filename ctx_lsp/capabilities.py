@@ -13,8 +13,17 @@ from pygls.capabilities import get_capability
 from ctx_lsp import actions, protocol
 from ctx_lsp.content_uris import SCHEME
 
+NOTEBOOKS = types.NotebookDocumentSyncOptions([types.NotebookDocumentFilterWithNotebook(notebook="*")], save=True)
+
+_EVERY_FILE = types.FileOperationRegistrationOptions(
+    [types.FileOperationFilter(types.FileOperationPattern(glob="**/*"), scheme="file")]
+)
+
 OPTIONS: dict[str, Any] = {
     types.TEXT_DOCUMENT_CODE_ACTION: types.CodeActionOptions(code_action_kinds=list(actions.KINDS)),
+    types.WORKSPACE_DID_CREATE_FILES: _EVERY_FILE,
+    types.WORKSPACE_DID_RENAME_FILES: _EVERY_FILE,
+    types.WORKSPACE_DID_DELETE_FILES: _EVERY_FILE,
 }
 """Of features, by method, where there is something to say."""
 

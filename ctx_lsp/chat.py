@@ -16,6 +16,7 @@ from lsprotocol import types
 
 from ctx_lsp import wire
 from ctx_lsp.attachments import read_context
+from ctx_lsp.budget import reserved_tokens
 from ctx_lsp.code_blocks import find_blocks
 from ctx_lsp.conversation import Conversation, now
 from ctx_lsp.conversation_store import ConversationStore
@@ -39,7 +40,6 @@ from ctx_lsp.protocol import (
     TurnContext,
 )
 from ctx_lsp.session import Session
-from ctx_lsp.shelf import reserved_tokens
 from ctx_lsp.state_folder import workspace_folder
 from ctx_lsp.text_sync import units
 from ctx_lsp.turn_prompt import history_messages, question_message, turns_without_room

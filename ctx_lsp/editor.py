@@ -5,7 +5,6 @@ Knows the client's capabilities and asks for nothing that it lacks.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import uuid
 from collections.abc import Callable
@@ -78,15 +77,18 @@ class Editor:
         if (cancel := self.cancellations.get(token)) is not None:
             cancel()
 
-    async def watch_files(self) -> None:
-        """Asks to be told of changes on disk, where the client can."""
+    async def watch_files(self) -> bool:
+        """Asks to be told of changes on disk; False where the client can't, or won't."""
         if not self.can("workspace.did_change_watched_files.dynamic_registration"):
-            return
+            return False
         watcher = types.FileSystemWatcher(glob_pattern="**/*")
         registration = types.Registration(
             id=uuid.uuid4().hex,
             method=types.WORKSPACE_DID_CHANGE_WATCHED_FILES,
             register_options=types.DidChangeWatchedFilesRegistrationOptions(watchers=[watcher]),
         )
-        with contextlib.suppress(Exception):  # a client may refuse; files are looked at before each question anyway
+        try:
             await self.request(types.CLIENT_REGISTER_CAPABILITY, types.RegistrationParams([registration]))
+        except Exception:
+            return False
+        return True

@@ -14,23 +14,22 @@ from ctx_lsp.engine_client import EngineClient
 from ctx_lsp.progress import Report
 from ctx_lsp.protocol import ChunkInfo, LoadParams, LoadResult, Skipped
 from ctx_lsp.session import Session
-from ctx_lsp.shelf import reserved_tokens
 
-DISCOVER_TOKENS = 6000
-_BYTES_PER_TOKEN = 3
 _BATCH = 32
 
 
 async def load_files(session: Session, client: EngineClient, params: LoadParams, report: Report) -> LoadResult:
     """Loads what the paths mean, in their order, as far as there is room for it."""
-    selection = await asyncio.to_thread(workspace_files.select, params.paths, session.sources.base)
-    discovered = await _discover(session) if params.discover else []
-    files = list(dict.fromkeys([*selection.files, *discovered]))
+    sources = session.sources
+    selection = await asyncio.to_thread(workspace_files.select, params.paths, sources.base, sources.folders)
+    files = selection.files
     job = _Job(session, client)
     for start in range(0, len(files), _BATCH):
         report(f"{start:,} of {len(files):,} files", start / len(files))
         await job.load(files[start : start + _BATCH])
     skipped = [Skipped(path=session.sources.of_path(path), reason=reason) for path, reason in job.skipped.items()]
+    if params.discover:
+        job.loaded |= {chunk.hash: chunk for chunk in await session.workspace.autoload.load(client)}
     return LoadResult(loaded=tuple(job.loaded.values()), skipped=(*selection.skipped, *skipped))
 
 
@@ -59,32 +58,28 @@ class _Job:
             return
         unusable = await asyncio.to_thread(_unusable, files, frozenset(self._session.documents.open_paths()))
         self.skipped |= unusable
+        were_there = frozenset(self._session.context.sources)
         sources = {path: self._session.documents.load(path) for path in files if path not in unusable}
         try:
-            shelf = await self._session.flush(self._client)
+            await self._session.flush(self._client)
         except BaseException:
             self._session.documents.dismiss(set(sources.values()) - self._session.context.sources)
             raise
+        reasons = {source: self._session.context.ledger.why_left_out(source) for source in sources.values()}
         found = {path: self._session.context.find_source(source) for path, source in sources.items()}
         for path, chunk in found.items():
             source = sources[path]
-            if chunk is not None and source not in shelf.refused:
+            if chunk is not None and reasons[source] is None:
                 self.loaded[chunk.hash] = chunk
             else:
-                self.skipped[path] = shelf.refused.get(source, "empty")
-                await self._take_back(source)
-        self._is_full = bool(sources) and len(shelf.refused.keys() & sources.values()) == len(sources)
+                self.skipped[path] = reasons[source] or "empty"
+                if source not in were_there:
+                    await self._take_back(source)
+        self._is_full = bool(sources) and None not in reasons.values()
 
     async def _take_back(self, source: str) -> None:
         self._session.documents.dismiss([source])
         await self._session.context.remove_source(self._client, source)
-
-
-async def _discover(session: Session) -> list[Path]:
-    state = session.context.state
-    free = state.limit - state.active_tokens - reserved_tokens(state.limit)
-    budget = min(DISCOVER_TOKENS, free) * _BYTES_PER_TOKEN
-    return await asyncio.to_thread(workspace_files.discover, session.sources.base, budget)
 
 
 def _unusable(files: Sequence[Path], open_paths: frozenset[Path]) -> dict[Path, str]:

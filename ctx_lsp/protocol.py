@@ -33,6 +33,7 @@ DeltaKind = Literal["answer", "reasoning"]
 ApplyHow = Literal["exact", "fuzzy", "create"]
 PlanMode = Literal["exact", "instant"]
 PopulatePhase = Literal["populate", "refine"]
+Origin = Literal["user", "automatic"]
 LogLevel = Literal["error", "warning", "info", "debug"]
 
 
@@ -125,7 +126,7 @@ class Timing:
 @frozen(kw_only=True)
 class ChunkInfo:
     """One chunk of the context. `warm_tokens` of its `tokens` have KV that a question asked now could use; a `pinned`
-    one keeps its place in the order when it is edited.
+    one keeps its place in the order when it is edited. `origin` says whether it came by itself.
     """
 
     hash: str
@@ -139,6 +140,7 @@ class ChunkInfo:
     warm_tokens: int
     fidelity: FidelityLabel
     pinned: bool
+    origin: Origin = "user"
 
 
 @frozen(kw_only=True)
@@ -359,6 +361,15 @@ class ApplyResult:
 
 
 @frozen(kw_only=True)
+class LeftOut:
+    """What could be in the prompt and isn't, and why. `tokens` are null where nobody counted them."""
+
+    source: str
+    tokens: int | None
+    reason: str
+
+
+@frozen(kw_only=True)
 class ChunksResult:
     """The context's chunks in prompt order; `active_tokens` of `limit` are taken by the active ones.
 
@@ -369,6 +380,7 @@ class ChunksResult:
     active_tokens: int
     limit: int
     estimated: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -377,6 +389,13 @@ class ChunksDidChange:
 
     active_tokens: int
     limit: int
+
+
+@frozen(kw_only=True)
+class VisibleEditorsParams:
+    """The documents that the user can see or go to: every URI that has a tab or an editor."""
+
+    uris: tuple[str, ...]
 
 
 @frozen(kw_only=True)
@@ -674,6 +693,7 @@ DELETE_CONVERSATION = "ctx/chat/delete"
 APPLY = "ctx/chat/apply"
 CHUNKS = "ctx/chunks"
 CHUNKS_DID_CHANGE = "ctx/chunks/didChange"
+VISIBLE_EDITORS = "ctx/editors/didChangeVisible"
 STATUS = "ctx/status"
 STATUS_DID_CHANGE = "ctx/status/didChange"
 PLAN = "ctx/plan"
@@ -709,7 +729,7 @@ ASK_CLIENT_COMMAND = "ctx.ask"
 
 @frozen(kw_only=True)
 class Method:
-    """One row of the protocol. Requests go to the server, notifications to the client; a command is a name for
+    """One row of the protocol. Requests go to the server, notifications to either side; a command is a name for
     ``workspace/executeCommand`` whose only argument is one `params` object.
     """
 
@@ -737,6 +757,7 @@ METHODS: dict[str, Method] = {
         Method(name=APPLY, kind="request", params=ApplyParams, result=ApplyResult),
         Method(name=CHUNKS, kind="request", params=NoParams, result=ChunksResult),
         Method(name=CHUNKS_DID_CHANGE, kind="notification", params=ChunksDidChange),
+        Method(name=VISIBLE_EDITORS, kind="notification", params=VisibleEditorsParams),
         Method(name=STATUS, kind="request", params=NoParams, result=Status),
         Method(name=STATUS_DID_CHANGE, kind="notification", params=Status),
         Method(name=PLAN, kind="request", params=PlanParams, result=Plan),

@@ -21,6 +21,8 @@ async def reconfigure(session: Session, change: Change) -> None:
     options = change.after
     logs.set_level(options.log_level)
     session.documents.configure(options.documents, options.debounce_ms / 1000)
+    if change.touches("files"):
+        session.workspace.rules_changed()
     session.context.configure(options.instructions, options.order)
     if change.touches(*_ENGINE) or (change.touches("instructions") and options.instructions is None):
         await session.change_engine()  # the engine's own instructions are those of a new context

@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ctx_lsp.arrangement import Wanted, arrange
+from ctx_lsp.budget import reserved_tokens
 from ctx_lsp.engine_client import EngineClient, Promptness
+from ctx_lsp.ledger import Ledger
 from ctx_lsp.protocol import ChunkInfo, ChunksResult, Order, Plan
+from engine.errors import ContextFullError
 from engine.types import Message
 
 
@@ -23,6 +26,7 @@ class RemoteContext:
 
     Attributes:
         id: on the engine.
+        ledger: whose the chunks are, and what was left out.
         state: chunks, active tokens and limit as last seen.
         sources: of the chunks as they are now, which `state` may not show yet.
     """
@@ -32,10 +36,12 @@ class RemoteContext:
         id: str,
         instructions: str | None,
         order: Order,
+        ledger: Ledger,
         resolve: Callable[[Sequence[str], Sequence[ChunkInfo]], list[str]],
         on_change: Callable[[ChunksResult], None],
     ) -> None:
         self.id = id
+        self.ledger = ledger
         self.state = ChunksResult(chunks=(), active_tokens=0, limit=0)
         self.sources: set[str] = set()
         self._instructions = instructions
@@ -63,6 +69,10 @@ class RemoteContext:
     async def refresh(self, client: EngineClient) -> ChunksResult:
         async with self._lock:
             return await self._refresh(client)
+
+    def restate(self) -> None:
+        """What the ledger says may have changed, though no chunk did."""
+        self._see(self.ledger.annotate(self.state))
 
     def keep_text(self, hash: str, text: str) -> None:
         """Remembers the text of a chunk that the engine made itself (an answer)."""
@@ -93,16 +103,17 @@ class RemoteContext:
             self.sources.discard(source)
 
     async def set_active(self, client: EngineClient, refs: Sequence[str], active: bool) -> tuple[ChunkInfo, ...]:
+        """For what the user activates automatic chunks make room. Raises ContextFullError where that isn't enough."""
         async with self._lock:
             chunks = await client.set_active(self.id, await self._hashes(client, refs), active)
-            await self._refresh(client)
-            return chunks
+            if active:
+                await self._check_room(client, chunks)
+            return await self._taken(client, chunks)
 
     async def set_pinned(self, client: EngineClient, refs: Sequence[str], pinned: bool) -> tuple[ChunkInfo, ...]:
         async with self._lock:
             chunks = await client.set_pinned(self.id, await self._hashes(client, refs), pinned)
-            await self._refresh(client)
-            return chunks
+            return await self._taken(client, chunks)
 
     async def compose(self, client: EngineClient, refs: Sequence[str], name: str) -> ChunkInfo:
         async with self._lock:
@@ -120,8 +131,7 @@ class RemoteContext:
                 chunk = await client.tag(self.id, ref, added) if added else None
                 chunk = await client.tag(self.id, ref, removed, remove=True) if removed else chunk
                 chunks += [chunk] if chunk is not None else []
-            await self._refresh(client)
-            return tuple(chunks)
+            return await self._taken(client, chunks)
 
     async def move(self, client: EngineClient, refs: Sequence[str], position: int) -> ChunksResult:
         """Puts chunks at a place in the order, as the refs have them; negative counts from the end."""
@@ -139,6 +149,7 @@ class RemoteContext:
         """Gives the chunks the state and order that are wanted; all others are left out of the prompt."""
         async with self._lock:
             await arrange(client, self.id, wanted)
+            self.ledger.take(self.sources)
             return await self._refresh(client)
 
     async def delete(self, client: EngineClient, refs: Sequence[str]) -> tuple[str, ...]:
@@ -173,11 +184,39 @@ class RemoteContext:
         """What the refs mean now. Raises EngineError."""
         return self._resolve(refs, (await self._refresh(client)).chunks)
 
+    async def _taken(self, client: EngineClient, chunks: Sequence[ChunkInfo]) -> tuple[ChunkInfo, ...]:
+        """The user has decided about these. Returns them as they are now."""
+        self.ledger.take(source for chunk in chunks for source in chunk.sources)
+        state = {chunk.hash: chunk for chunk in (await self._refresh(client)).chunks}
+        return tuple(state[chunk.hash] for chunk in chunks if chunk.hash in state)
+
+    async def _check_room(self, client: EngineClient, chunks: Sequence[ChunkInfo]) -> None:
+        """Takes an activation back that would leave no room for an answer."""
+        limit = self.state.limit - reserved_tokens(self.state.limit)
+        needed = self.ledger.needed(chunks, self.state)
+        if needed <= limit:
+            return
+        were_active = {chunk.hash for chunk in self.state.chunks if chunk.active}
+        await client.set_active(self.id, [chunk.hash for chunk in chunks if chunk.hash not in were_active], False)
+        message = f"the chunks would take {needed:,} tokens, and {limit:,} leave room for an answer: deactivate others"
+        raise ContextFullError(message, needed=needed, limit=limit)
+
     async def _refresh(self, client: EngineClient) -> ChunksResult:
-        before, self.state = self.state, await client.describe_context(self.id)
-        self.sources = {source for chunk in self.state.chunks for source in chunk.sources}
-        hashes = {chunk.hash for chunk in self.state.chunks}
+        """Looks at the chunks and lets as many be active as there is room for."""
+        state = await client.describe_context(self.id)
+        changes = self.ledger.balance(state)
+        for active in (False, True):
+            if refs := [hash for hash, wanted in changes.items() if wanted is active]:
+                await client.set_active(self.id, refs, active)
+        if changes:
+            state = await client.describe_context(self.id)
+        self.sources = {source for chunk in state.chunks for source in chunk.sources}
+        hashes = {chunk.hash for chunk in state.chunks}
         self._texts = {hash: text for hash, text in self._texts.items() if hash in hashes}
+        return self._see(self.ledger.annotate(state))
+
+    def _see(self, state: ChunksResult) -> ChunksResult:
+        before, self.state = self.state, state
         if self.state != before:  # or a client that asks on every change would never come to rest
             self._on_change(self.state)
         return self.state

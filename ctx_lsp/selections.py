@@ -72,7 +72,11 @@ def _position(position: Position) -> types.Position:
 
 
 async def read_document(session: Session, uri: str) -> str:
-    """The client's text of a document while it is open, else the file's. Raises UnusableSelectionError."""
+    """The client's text of a document while it is open, else the file's; the user is at it now.
+
+    Raises UnusableSelectionError.
+    """
+    session.documents.touch(uri)
     document, path = session.documents.find(uri), path_of(uri)
     if document is not None:
         return document.text

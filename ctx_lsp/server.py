@@ -30,6 +30,7 @@ from ctx_lsp.chat import Chats
 from ctx_lsp.chat_requests import NAMES as CHAT_REQUESTS
 from ctx_lsp.chat_requests import ChatRequests
 from ctx_lsp.commands import Commands
+from ctx_lsp.document_events import DocumentEvents
 from ctx_lsp.editor import Editor
 from ctx_lsp.jsonrpc import Phase, Protocol, make_converter
 from ctx_lsp.lsp_client import LspClient
@@ -51,12 +52,17 @@ class Server:
 
     def __init__(self, token: AccessToken | None = None, *, follows_parent: bool = False) -> None:
         self.language_server = LanguageServer(
-            "ctx-lsp", __version__, protocol_cls=Protocol, converter_factory=make_converter
+            "ctx-lsp",
+            __version__,
+            notebook_document_sync=capabilities.NOTEBOOKS,
+            protocol_cls=Protocol,
+            converter_factory=make_converter,
         )
         self.protocol: Protocol = self.language_server.protocol  # type: ignore[assignment]
         self._token = token
         self._follows_parent = follows_parent
         self._parent: asyncio.Task[None] | None = None
+        self._root: str | None = None
         self._session: Session | None = None
         self._chats: Chats | None = None
         self._chat_requests: ChatRequests | None = None
@@ -105,13 +111,12 @@ class Server:
             types.INITIALIZE: self._initialize,
             types.INITIALIZED: lambda _: self.session.start(),
             types.SHUTDOWN: lambda *_: self.session.close(),
-            types.TEXT_DOCUMENT_DID_OPEN: lambda params: self.session.documents.open(params.text_document),
-            types.TEXT_DOCUMENT_DID_CHANGE: lambda params: self.session.documents.change(params),
+            **DocumentEvents(lambda: self.session).table(),
             types.TEXT_DOCUMENT_DID_CLOSE: self._closed,
-            types.TEXT_DOCUMENT_DID_SAVE: lambda params: self.session.documents.save(params.text_document.uri),
             types.WORKSPACE_DID_CHANGE_CONFIGURATION: lambda params: self.session.configuration.did_change(params),
-            types.WORKSPACE_DID_CHANGE_WATCHED_FILES: self._watched_files,
-            types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: lambda _: self.session.sources.set_folders(self._folders()),
+            types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: lambda _: self.session.workspace.folders_changed(
+                self._folders()
+            ),
             types.WINDOW_WORK_DONE_PROGRESS_CANCEL: lambda params: self.session.editor.cancel_progress(params.token),
             **{name: partial(self._chat_request, name) for name in CHAT_REQUESTS},
             types.TEXT_DOCUMENT_CODE_LENS: lambda params: self.surface.code_lens(params),
@@ -132,6 +137,7 @@ class Server:
 
     def _initialize(self, params: types.InitializeParams) -> None:
         self._check_token(params.initialization_options)
+        self._root = params.root_uri
         if self._follows_parent and params.process_id is not None:
             self._parent = asyncio.create_task(self._follow_parent(params.process_id))
         encoding = types.PositionEncodingKind(self.language_server.workspace.position_encoding or "utf-16").value
@@ -141,6 +147,7 @@ class Server:
         except wire.WireError as error:
             raise wire.WireError([f"initializationOptions.{problem}" for problem in error.problems]) from None
         self._session = session
+        self._root = None  # a client that takes its last folder away has none
         self._chats = Chats(session, lambda delta: editor.notify(protocol.CHAT_DELTA, delta))
         self._chat_requests = ChatRequests(session, self._chats)
         self._commands = Commands(session, self._chats)
@@ -162,18 +169,14 @@ class Server:
 
     def _folders(self) -> list[Path]:
         workspace = self.language_server.workspace
-        uris = [folder.uri for folder in workspace.folders.values()] or [workspace.root_uri or ""]
+        uris = [folder.uri for folder in workspace.folders.values()] or [self._root or ""]
         return [path for path in map(path_of, uris) if path is not None]
 
     # -- handlers --------------------------------------------------------------------------------------------------
 
     def _closed(self, params: types.DidCloseTextDocumentParams) -> None:
-        self.session.documents.close(params.text_document.uri)
+        self.session.workspace.closed(params.text_document.uri)
         self.surface.contents.closed(params.text_document.uri)
-
-    def _watched_files(self, params: types.DidChangeWatchedFilesParams) -> None:
-        paths = (path_of(change.uri) for change in params.changes)
-        self.session.documents.files_changed(path for path in paths if path is not None)
 
     async def _chunks(self, _: Any) -> ChunksResult:
         async with self.session.engine() as client:

@@ -19,13 +19,15 @@ from typing import Any
 from lsprotocol import types
 
 from ctx_lsp import logs
+from ctx_lsp.admission import Admission
 from ctx_lsp.configuration import Configuration
 from ctx_lsp.documents import Documents
 from ctx_lsp.editor import Editor
 from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
 from ctx_lsp.engine_link import EngineLink, LinkEvents
 from ctx_lsp.engine_source import engine_source
-from ctx_lsp.protocol import ChunksResult, InitializationOptions, PopulateState, ServerState
+from ctx_lsp.ledger import Ledger
+from ctx_lsp.protocol import ChunksResult, InitializationOptions, LeftOut, PopulateState, ServerState
 from ctx_lsp.reconfigure import reconfigure
 from ctx_lsp.refs import Refs
 from ctx_lsp.remote_context import RemoteContext
@@ -34,6 +36,7 @@ from ctx_lsp.shelf import EngineShelf
 from ctx_lsp.sources import SourceNames
 from ctx_lsp.status import StatusBoard
 from ctx_lsp.usage import Usage
+from ctx_lsp.workspace import Workspace
 from engine.errors import EngineError
 from engine.types import ChunksChanged, EngineEvent, PopulateFailed, PopulateProgress
 
@@ -59,16 +62,22 @@ class Session:
         self.editor = editor
         self.encoding = encoding
         self.sources = SourceNames(folders)
-        self.documents = Documents(self.sources, self.options.documents, self.options.debounce_ms / 1000, encoding)
+        ledger = Ledger(self._on_left_out)
+        admission = Admission(self.sources.folders, self.options.files)
+        self.documents = Documents(
+            self.sources, ledger, admission, self.options.documents, self.options.debounce_ms / 1000, encoding
+        )
         source = engine_source(self.options)
         self.status = StatusBoard(editor, source.model, lambda: self._spawn(self._stop_populating()))
         self.context = RemoteContext(
             _context_id(folders),
             self.options.instructions,
             self.options.order,
+            ledger,
             Refs(self.sources).resolve,
             self._on_chunks,
         )
+        self.workspace = Workspace(self)
         events = LinkEvents(self._on_state, self._on_attach, self._on_event)
         self.link = EngineLink(source, self.context.id, events)
         self.chunk_listeners: list[Callable[[ChunksResult], None]] = []
@@ -89,7 +98,8 @@ class Session:
         self._spawn(self._bring_up())
         self._spawn(self._follow_documents())
         self._spawn(self._follow_chunks())
-        self._spawn(self.editor.watch_files())
+        self._spawn(self.workspace.autoload.follow())
+        self._spawn(self.workspace.follow_disk())
 
     async def close(self) -> None:
         """Lets go of the engine, which forgets this context. Idempotent."""
@@ -97,6 +107,7 @@ class Session:
             return
         self._closing = True
         self.documents.cancel_timers()
+        self.workspace.autoload.stop()
         self.status.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -151,9 +162,9 @@ class Session:
         except EngineLostError:
             await self.link.report_lost(client)
 
-    async def flush(self, client: EngineClient) -> EngineShelf:
-        """Brings the latest text of every document to the engine. Returns what it went through."""
-        return await self._flush(client, only_rested=False)
+    async def flush(self, client: EngineClient) -> None:
+        """Brings the latest text of every document to the engine."""
+        await self._flush(client, only_rested=False)
 
     async def warm(self, client: EngineClient) -> None:
         """Asks for the active composition's KV ahead of the next question."""
@@ -220,15 +231,9 @@ class Session:
                     logger.info("the chunk list could not be read: %s", error)
             await asyncio.sleep(_REFRESH_SECONDS)
 
-    async def _flush(self, client: EngineClient, *, only_rested: bool) -> EngineShelf:
-        shelf = EngineShelf(self.context, client, self._on_refusal)
-        try:
-            changed = await self.documents.flush(shelf, only_rested=only_rested)
-        finally:
-            await shelf.settle()
-        if changed:
-            await self.context.refresh(client)
-        return shelf
+    async def _flush(self, client: EngineClient, *, only_rested: bool) -> None:
+        await self.documents.flush(EngineShelf(self.context, client), only_rested=only_rested)
+        self.context.restate()
 
     # -- what the engine says --------------------------------------------------------------------------------------
 
@@ -240,6 +245,7 @@ class Session:
             changes |= {"model": health.model, "device": health.device}
         self.status.update(**changes)
         if state == "ready":
+            self.workspace.autoload.wake()
             self._tell_limitation(health.exact_only if health is not None else None)
         else:
             self.status.show_populate(None)
@@ -274,8 +280,8 @@ class Session:
             self._told = True
             self.editor.show(limitation, types.MessageType.Warning)
 
-    def _on_refusal(self, source: str, reason: str) -> None:
-        self.editor.log(f"{source} is not active in the context: {reason}", types.MessageType.Warning)
+    def _on_left_out(self, item: LeftOut) -> None:
+        self.editor.log(f"{item.source} is not active in the context: {item.reason}", types.MessageType.Warning)
 
 
 def _context_id(folders: list[Path]) -> str:

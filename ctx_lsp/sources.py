@@ -31,6 +31,11 @@ def normalize(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
+def real(path: Path) -> Path:
+    """Where links lead in the end. A link that leads in a circle stays what it is."""
+    return Path(os.path.realpath(path))
+
+
 class SourceNames:
     """Gives every path one name and every name one path.
 
@@ -71,7 +76,7 @@ class SourceNames:
 
     def known(self, path: Path) -> str | None:
         """The name that a path was given; None if it was given none, and it gets none by this."""
-        return self._names.get(path)
+        return self._names.get(normalize(path))
 
     def path(self, name: str) -> Path | None:
         """The path that has this name; None for URIs and names that were never given."""

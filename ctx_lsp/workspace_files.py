@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from ctx_lsp.exclusions import below, is_dense, why_secret, why_text
 from ctx_lsp.ignore_rules import walk
 from ctx_lsp.protocol import Skipped
 from ctx_lsp.sources import normalize
@@ -19,12 +20,7 @@ MAX_BYTES = 1024 * 1024
 _SNIFFED_BYTES = 8192
 _GLOB_CHARS = frozenset("*?[")
 
-# Generated or archival files: text, but seldom what a question is about. Loading them by name still works.
-_DULL_NAMES = """
-*.lock *-lock.json *-lock.yaml go.sum *.min.js *.min.css *.map *.svg *.csv *.tsv *.ipynb *.log *.snap *.jsonl
-LICENSE* COPYING* node_modules/ .venv/ venv/ .tox/
-"""
-_DULL = GitIgnoreSpec.from_lines(_DULL_NAMES.split())
+Signature = tuple[int, int]
 
 
 class UnusableFileError(Exception):
@@ -46,7 +42,7 @@ def read_text(path: Path) -> str:
         if not path.is_file():
             raise UnusableFileError("not a regular file")
         if size > MAX_BYTES:
-            raise UnusableFileError(f"larger than {MAX_BYTES // 1024} KiB ({size:,} bytes)")
+            raise UnusableFileError(_too_large(size))
         data = path.read_bytes()
     except FileNotFoundError:
         raise UnusableFileError("no such file") from None
@@ -55,34 +51,56 @@ def read_text(path: Path) -> str:
     return _decode(data)
 
 
-def select(paths: Iterable[str], base: Path) -> Selection:
+def select(paths: Iterable[str], base: Path, folders: Sequence[Path] = ()) -> Selection:
     """The files that paths, folders and globs mean; relative ones begin at `base`.
 
-    A file that is named is taken even where Git ignores it; folders and globs leave ignored files out.
+    A file that is named is taken whatever it is; folders and globs leave out ignored files and secrets. `folders`: the
+    workspace's, within which links to folders are followed.
     """
     files: dict[Path, None] = {}
     skipped: list[Skipped] = []
     for text in paths:
-        found = list(_expand(text, base))
+        found = list(_expand(text, base, folders))
         files.update(dict.fromkeys(found))
         if not found:
             skipped.append(Skipped(path=text, reason=_why_nothing(text, base)))
     return Selection(tuple(files), tuple(skipped))
 
 
-def discover(root: Path, budget_bytes: int) -> list[Path]:
-    """Text files of a folder worth reading first: most recently changed first, until the budget is spent."""
-    dated = sorted(_datable(walk(root), root), reverse=True)
-    chosen: list[Path] = []
-    for _, size, path in dated:
-        if size <= budget_bytes and _looks_like_text(path):
-            chosen.append(path)
-            budget_bytes -= size
-    return chosen
+def why_unusable(path: Path) -> str | None:
+    """Why the beginning of a file says that it should not come by itself; None if it may."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_SNIFFED_BYTES)
+        text = _decode(_whole_characters(head))
+        return why_text(text) or ("minified, or data" if is_dense(text) else None)
+    except UnusableFileError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def why_too_large(text: str) -> str | None:
+    """The same limit as for files, for a text that a client has."""
+    size = len(text.encode(errors="surrogatepass"))
+    return _too_large(size) if size > MAX_BYTES else None
+
+
+def signature_of(path: Path) -> Signature | None:
+    """Changes whenever the file's content does; None if there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def resembles_glob(text: str) -> bool:
     return not _GLOB_CHARS.isdisjoint(text)
+
+
+def _too_large(size: int) -> str:
+    return f"larger than {MAX_BYTES // 1024} KiB ({size:,} bytes)"
 
 
 def _decode(data: bytes) -> str:
@@ -97,21 +115,26 @@ def _decode(data: bytes) -> str:
     return text
 
 
-def _expand(text: str, base: Path) -> Iterator[Path]:
+def _expand(text: str, base: Path, folders: Sequence[Path]) -> Iterator[Path]:
     path = normalize(base / Path(text).expanduser())
     if path.is_dir():
-        yield from walk(path)
+        yield from _public(path, folders)
     elif path.exists():
         yield path
     elif resembles_glob(text):
-        yield from _match(path)
+        yield from _match(path, folders)
 
 
-def _match(pattern: Path) -> Iterator[Path]:
+def _match(pattern: Path, folders: Sequence[Path]) -> Iterator[Path]:
     """Shell globbing: `*` stays within a folder, `**` doesn't; a folder that matches means all of its files."""
     fixed = _fixed_part(pattern)
     spec = GitIgnoreSpec.from_lines(["/" + pattern.relative_to(fixed).as_posix()])
-    return (path for path in walk(fixed) if spec.match_file(path.relative_to(fixed).as_posix()))
+    return (path for path in _public(fixed, folders) if spec.match_file(path.relative_to(fixed).as_posix()))
+
+
+def _public(folder: Path, folders: Sequence[Path]) -> Iterator[Path]:
+    """What is below a folder and was not kept out of others' sight."""
+    return (path for path in walk(folder, folders) if why_secret(below(path, (folder,))) is None)
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -129,31 +152,19 @@ def _why_nothing(text: str, base: Path) -> str:
     return "nothing matches" if resembles_glob(text) else "no such file"
 
 
-def _datable(paths: Iterable[Path], root: Path) -> Iterator[tuple[float, int, Path]]:
-    for path in paths:
-        if _DULL.match_file(path.relative_to(root).as_posix()):
-            continue
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        if 0 < status.st_size <= MAX_BYTES:
-            yield status.st_mtime, status.st_size, path
+def _whole_characters(head: bytes) -> bytes:
+    """Without the last character where it may have been cut."""
+    if len(head) < _SNIFFED_BYTES:
+        return head
+    return head.decode("utf-8-sig", errors="ignore").encode() if _is_cut(head) else head
 
 
-def _looks_like_text(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(_SNIFFED_BYTES)
-    except OSError:
-        return False
-    if b"\0" in head:
-        return False
+def _is_cut(head: bytes) -> bool:
     try:
         head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        return error.start >= len(head) - 3 and len(head) == _SNIFFED_BYTES
-    return True
+        return error.start >= len(head) - 3
+    return False
 
 
 def complete_path(prefix: str, base: Path, limit: int = 50) -> Sequence[str]:

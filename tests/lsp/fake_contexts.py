@@ -164,7 +164,9 @@ class Fake:
 
     def describe(self, id: str) -> dict[str, Any]:
         chunks = self.chunks(id)
-        active = sum(chunk.tokens for chunk in chunks if chunk.active)
+        tokens = {chunk.hash: chunk.tokens for chunk in chunks}
+        shown = {hash for chunk in chunks if chunk.active for hash in chunk.parts or (chunk.hash,)}
+        active = sum(tokens.get(hash, 0) for hash in shown)
         return {
             "id": id,
             "chunks": [chunk.info() for chunk in chunks],

@@ -251,13 +251,12 @@ async def test_an_error_in_the_middle_of_an_answer_is_the_answer(driver: Driver,
     assert (await client.request("ctx/chat", chat("again", "t2")))["stopReason"] == "stop"
 
 
-async def test_a_context_that_is_too_full_is_a_clear_error(driver: Driver, engine: EngineSetup) -> None:
+async def test_a_question_that_does_not_fit_is_a_clear_error(driver: Driver, engine: EngineSetup) -> None:
     client = await driver.start_ready()
     driver.open(client, "a.txt", "short")
     await engine.wait_texts(lambda texts: "a.txt" in texts)
-    driver.change(client, "a.txt", 2, {"text": "word " * 999})
     with pytest.raises(RpcError) as caught:
-        await client.request("ctx/chat", chat())
+        await client.request("ctx/chat", chat("word " * 1001))
     assert caught.value.data == {"code": "context_full", "needed": 1002, "limit": 1000}
 
 

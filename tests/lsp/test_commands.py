@@ -69,7 +69,7 @@ async def test_load_stops_where_the_context_is_full(driver: Driver, engine: Engi
 
 
 async def test_discover_loads_what_is_worth_it(driver: Driver, engine: EngineSetup) -> None:
-    client = await driver.start_ready(documents="manual")
+    client = await driver.start_ready(documents="manual", files={"maxTokens": 6000})
     for age, name in enumerate(("new.py", "old.py")):
         os.utime(driver.write(name, f"text of {name}"), (2_000_000_000 - age, 2_000_000_000 - age))
     driver.write("image.png", "\0")

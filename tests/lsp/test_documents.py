@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lsprotocol import types
 
+from ctx_lsp.admission import Admission
 from ctx_lsp.documents import Documents
-from ctx_lsp.protocol import DocumentMode
+from ctx_lsp.ledger import Ledger
+from ctx_lsp.protocol import DocumentMode, FileOptions
 from ctx_lsp.sources import SourceNames
 from tests.lsp.driver import Driver, EngineSetup, chat, edit, eventually
 
@@ -34,6 +36,9 @@ class MemoryShelf:
         self._maybe_fail()
         self.texts.pop(source, None)
 
+    async def settle(self) -> None:
+        self._maybe_fail()
+
     def _maybe_fail(self) -> None:
         if self.fails:
             self.fails = False
@@ -41,7 +46,12 @@ class MemoryShelf:
 
 
 def documents(root: Path, mode: DocumentMode = "open") -> Documents:
-    return Documents(SourceNames([root]), mode, debounce=3600, encoding="utf-16")
+    return make_documents([root], mode)
+
+
+def make_documents(folders: list[Path], mode: DocumentMode = "open") -> Documents:
+    ledger, admission = Ledger(lambda item: None), Admission(folders, FileOptions())
+    return Documents(SourceNames(folders), ledger, admission, mode, debounce=3600, encoding="utf-16")
 
 
 def item(path: Path, text: str) -> types.TextDocumentItem:
@@ -177,7 +187,7 @@ async def test_only_rested_documents_are_brought_between_questions(tmp_path: Pat
 
 async def test_the_same_name_in_two_folders_is_two_sources(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    docs, shelf = Documents(SourceNames([one, two]), "open", 3600, "utf-16"), MemoryShelf()
+    docs, shelf = make_documents([one, two]), MemoryShelf()
     docs.open(item(one / "main.py", "1"))
     docs.open(item(two / "main.py", "2"))
     docs.open(item(tmp_path / "else.py", "3"))

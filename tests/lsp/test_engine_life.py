@@ -202,7 +202,7 @@ async def test_an_edit_does_not_start_a_dead_engine(driver: Driver, engine: Engi
 
 
 async def at_rest(client: LocalClient) -> bool:
-    return not client.server.session.documents._timers
+    return not client.server.session.documents._pending._timers
 
 
 async def test_an_engine_that_dies_while_it_loads(driver: Driver, engine: EngineSetup) -> None:
@@ -299,17 +299,14 @@ async def test_prefill_ahead_that_fails_says_why(driver: Driver, engine: EngineS
     assert (status["state"], status["populate"]) == ("ready", None)
 
 
-async def test_a_full_context_is_complained_about_until_there_is_room(driver: Driver, engine: EngineSetup) -> None:
+async def test_the_reason_is_shown_until_prefill_ahead_succeeds(driver: Driver, engine: EngineSetup) -> None:
     client = await driver.start_ready()
-    for name in ("a.txt", "b.txt"):
-        driver.open(client, name, "short")
-    await engine.wait_texts(lambda texts: len(texts) == 2)
-    for name in ("a.txt", "b.txt"):
-        driver.change(client, name, 2, {"text": f"{name} " * 600})
-    full = await client.wait_notification("ctx/status/didChange", lambda status: "1200 tokens" in status["message"])
-    assert full["state"] == "ready"
+    (context,) = (await engine.state())["contexts"]
+    failure = {"context": context, "code": "context_full", "message": "the files have 9 tokens too many"}
+    await engine.publish(context, "populate_failed", failure)
+    await client.wait_notification("ctx/status/didChange", lambda status: "too many" in status["message"])
     start = len(client.received)
-    await client.command("ctx.deactivate", refs=["b.txt"])
+    driver.open(client, "a.txt", "short")
     await client.wait_for(lambda message: message.get("params", {}).get("message") == "ready", start)
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ctx_lsp import workspace_files
-from ctx_lsp.workspace_files import MAX_BYTES, UnusableFileError, complete_path, discover, read_text, select
+from ctx_lsp.workspace_files import MAX_BYTES, UnusableFileError, complete_path, read_text, select
 
 
 @pytest.fixture
@@ -143,24 +142,6 @@ def test_text_is_kept_as_it_is_but_for_the_byte_order_mark(tmp_path: Path) -> No
     path = tmp_path / "file"
     path.write_bytes("\ufeffone\r\ntwo\rthree\n".encode())
     assert read_text(path) == "one\r\ntwo\rthree\n"
-
-
-def test_discover_takes_the_latest_first_within_the_budget(tree: Path) -> None:
-    for age, name in enumerate(("src/util.py", "README.md", "src/main.py", "src/deep/inner.py")):
-        os.utime(tree / name, (2_000_000_000 - age, 2_000_000_000 - age))
-    found = [path.relative_to(tree).as_posix() for path in discover(tree, 14)]
-    assert found == ["src/util.py", "README.md", "src/main.py"]
-
-
-def test_discover_leaves_out_what_is_no_prose_or_code(tree: Path) -> None:
-    for name in ("package-lock.json", "data.csv", "app.min.js", "poetry.lock", "LICENSE"):
-        (tree / name).write_text("x")
-    (tree / "image.png").write_bytes(b"\x89PNG\x00")
-    (tree / "latin.txt").write_bytes(b"caf\xe9")
-    (tree / "empty.txt").write_text("")
-    (tree / "late.txt").write_bytes("é".encode() * workspace_files._SNIFFED_BYTES)
-    found = {path.name for path in discover(tree, 10**6)}
-    assert found == {Path(name).name for name in TRACKED} - {"keep.log"} | {"late.txt"}
 
 
 def test_links_to_folders_are_not_followed(tree: Path) -> None:

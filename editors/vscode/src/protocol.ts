@@ -15,6 +15,7 @@ export type DeltaKind = "answer" | "reasoning";
 export type ApplyHow = "exact" | "fuzzy" | "create";
 export type PlanMode = "exact" | "instant";
 export type PopulatePhase = "populate" | "refine";
+export type Origin = "user" | "automatic";
 export type LogLevel = "error" | "warning" | "info" | "debug";
 
 /** Which of the workspace's files are loaded by themselves: globs, relative to each workspace folder. */
@@ -114,7 +115,7 @@ export interface Timing {
 
 /**
  * One chunk of the context. `warmTokens` of its `tokens` have KV that a question asked now could use; a `pinned`
- * one keeps its place in the order when it is edited.
+ * one keeps its place in the order when it is edited. `origin` says whether it came by itself.
  */
 export interface ChunkInfo {
   hash: string;
@@ -128,6 +129,8 @@ export interface ChunkInfo {
   warmTokens: number;
   fidelity: FidelityLabel;
   pinned: boolean;
+  /** default: `"user"` */
+  origin?: Origin;
 }
 
 /** One chunk's share of a plan or an answer; `reused` + `prefill` = `tokens`. */
@@ -329,6 +332,13 @@ export interface ApplyResult {
   edit: unknown;
 }
 
+/** What could be in the prompt and isn't, and why. `tokens` are null where nobody counted them. */
+export interface LeftOut {
+  source: string;
+  tokens: number | null;
+  reason: string;
+}
+
 /**
  * The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones.
  *
@@ -340,12 +350,18 @@ export interface ChunksResult {
   limit: number;
   /** default: `false` */
   estimated?: boolean;
+  leftOut?: LeftOut[];
 }
 
 /** The chunk list changed: ask for it anew with `ctx/chunks` where it is shown. */
 export interface ChunksDidChange {
   activeTokens: number;
   limit: number;
+}
+
+/** The documents that the user can see or go to: every URI that has a tab or an editor. */
+export interface VisibleEditorsParams {
+  uris: string[];
 }
 
 /**
@@ -631,12 +647,14 @@ export const Request = {
 export interface Notifications {
   "ctx/chat/delta": ChatDelta;
   "ctx/chunks/didChange": ChunksDidChange;
+  "ctx/editors/didChangeVisible": VisibleEditorsParams;
   "ctx/status/didChange": Status;
 }
 
 export const Notification = {
   chatDelta: "ctx/chat/delta",
   chunksDidChange: "ctx/chunks/didChange",
+  editorsDidChangeVisible: "ctx/editors/didChangeVisible",
   statusDidChange: "ctx/status/didChange",
 } as const satisfies Record<string, keyof Notifications>;
 

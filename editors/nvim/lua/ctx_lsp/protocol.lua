@@ -12,6 +12,7 @@
 ---@alias ctx_lsp.ApplyHow "exact"|"fuzzy"|"create"
 ---@alias ctx_lsp.PlanMode "exact"|"instant"
 ---@alias ctx_lsp.PopulatePhase "populate"|"refine"
+---@alias ctx_lsp.Origin "user"|"automatic"
 ---@alias ctx_lsp.LogLevel "error"|"warning"|"info"|"debug"
 
 --- Which of the workspace's files are loaded by themselves: globs, relative to each workspace folder.
@@ -80,7 +81,7 @@
 ---@field tokensPerSecond number
 
 --- One chunk of the context. `warmTokens` of its `tokens` have KV that a question asked now could use; a `pinned`
---- one keeps its place in the order when it is edited.
+--- one keeps its place in the order when it is edited. `origin` says whether it came by itself.
 ---@class ctx_lsp.ChunkInfo
 ---@field hash string
 ---@field kind ctx_lsp.ChunkKind
@@ -93,6 +94,7 @@
 ---@field warmTokens integer
 ---@field fidelity ctx_lsp.FidelityLabel
 ---@field pinned boolean
+---@field origin? ctx_lsp.Origin default: "user"
 
 --- One chunk's share of a plan or an answer; `reused` + `prefill` = `tokens`.
 ---@class ctx_lsp.ChunkPlan
@@ -249,6 +251,12 @@
 ---@field summary string
 ---@field edit any
 
+--- What could be in the prompt and isn't, and why. `tokens` are null where nobody counted them.
+---@class ctx_lsp.LeftOut
+---@field source string
+---@field tokens? integer
+---@field reason string
+
 --- The context's chunks in prompt order; `activeTokens` of `limit` are taken by the active ones.
 ---
 --- Token counts are `estimated` where the engine can't be asked for them.
@@ -257,11 +265,16 @@
 ---@field activeTokens integer
 ---@field limit integer
 ---@field estimated? boolean default: false
+---@field leftOut? ctx_lsp.LeftOut[]
 
 --- The chunk list changed: ask for it anew with `ctx/chunks` where it is shown.
 ---@class ctx_lsp.ChunksDidChange
 ---@field activeTokens integer
 ---@field limit integer
+
+--- The documents that the user can see or go to: every URI that has a tab or an editor.
+---@class ctx_lsp.VisibleEditorsParams
+---@field uris string[]
 
 --- How far background prefill has come, in tokens of the active composition. It is in the phase `populate` while
 --- chunks still lack KV, and in `refine` while near KV is replaced by exact.
@@ -475,6 +488,7 @@ M.requests = {
 M.notifications = {
   chatDelta = "ctx/chat/delta", -- ChatDelta
   chunksDidChange = "ctx/chunks/didChange", -- ChunksDidChange
+  editorsDidChangeVisible = "ctx/editors/didChangeVisible", -- VisibleEditorsParams
   statusDidChange = "ctx/status/didChange", -- Status
 }
 
