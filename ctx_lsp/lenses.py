@@ -15,19 +15,19 @@ from ctx_lsp.protocol import ChunkInfo
 _TOP = types.Range(types.Position(0, 0), types.Position(0, 0))
 
 
-def of_chunk(chunk: ChunkInfo, source: str) -> types.CodeLens:
-    """Activates or deactivates it."""
-    return _lens(title(chunk), toggle_command(chunk), {"refs": [reference(chunk, source)]})
+def of_chunk(chunk: ChunkInfo, source: str, reason: str | None) -> types.CodeLens:
+    """Activates or deactivates it. `reason`: why it was left out of the prompt, if it was."""
+    return _lens(title(chunk, reason), toggle_command(chunk), {"refs": [reference(chunk, source)]})
 
 
-def of_absent(path: Path) -> types.CodeLens:
-    """Loads a file that is no chunk."""
-    return _lens("○ not in the context", protocol.LOAD_COMMAND, {"paths": [str(path)]})
+def of_absent(path: Path, reason: str | None) -> types.CodeLens:
+    """Loads a file that is no chunk, for this reason where there is one."""
+    return _lens(f"○ {reason or 'not in the context'}", protocol.LOAD_COMMAND, {"paths": [str(path)]})
 
 
-def title(chunk: ChunkInfo) -> str:
+def title(chunk: ChunkInfo, reason: str | None) -> str:
     dot = "●" if chunk.active else "○"
-    parts = [f"{chunk.tokens:,} tokens", markdown.warmth(chunk)]
+    parts = [f"{chunk.tokens:,} tokens", reason or markdown.warmth(chunk)]
     return f"{dot} " + " · ".join([*parts, "pinned"] if chunk.pinned else parts)
 
 

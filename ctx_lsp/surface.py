@@ -55,10 +55,11 @@ class Surface:
     def code_lens(self, params: types.CodeLensParams) -> list[types.CodeLens]:
         uri = params.text_document.uri
         source, chunk = self._find(uri)
+        reason = self._session.context.ledger.why_left_out(source)
         if chunk is not None:
-            return [lenses.of_chunk(chunk, source)]
+            return [lenses.of_chunk(chunk, source, reason)]
         path = self._loadable(uri)
-        return [] if path is None else [lenses.of_absent(path)]
+        return [] if path is None else [lenses.of_absent(path, reason)]
 
     def hover(self, params: types.HoverParams) -> types.Hover | None:
         """A card on a document's first line; elsewhere other servers have the word."""
@@ -89,13 +90,18 @@ class Surface:
 
     def _find(self, uri: str) -> tuple[str, ChunkInfo | None]:
         """What a document is called, and its chunk."""
-        source = self._session.sources.of_uri(uri)
+        source = self._source(uri)
         return source, self._session.context.find_source(source)
+
+    def _source(self, uri: str) -> str:
+        """A cell of a notebook has another name than its own URI's."""
+        document = self._session.documents.find(uri)
+        return self._session.sources.of_uri(uri) if document is None else document.source
 
     def _loadable(self, uri: str) -> Path | None:
         """The file of a document that could be a chunk, and isn't on its way to become one."""
         session = self._session
-        is_pending = session.link.current is None or session.documents.is_pending(session.sources.of_uri(uri))
+        is_pending = session.link.current is None or session.documents.is_pending(self._source(uri))
         return None if is_pending or not session.documents.text(uri) else path_of(uri)
 
     def _refresh_lenses(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.lsp.driver import Driver, EngineSetup, edit
+from tests.lsp.test_notebooks import Editor
 from tests.lsp.wire_client import LocalClient, RpcError, WireClient
 
 KINDS = {"codeActionKind": {"valueSet": ["", "quickfix", "source"]}}
@@ -165,7 +166,7 @@ async def test_the_first_line_shows_the_card(driver: Driver) -> None:
     client = await start(driver)
     driver.open(client, "a.py", "one two\nthree")
     driver.open(client, "same.py", "one two\nthree")
-    await settle(client)
+    await client.command("ctx.populate")
     await client.command("ctx.tag", refs=["a.py"], tags=["parser"])
     (chunk,) = (await client.request("ctx/chunks", {}))["chunks"]
     contents = (await hover(client, driver, "a.py"))["contents"]
@@ -325,3 +326,38 @@ async def test_an_explanation_is_a_message_where_documents_cannot_be_shown(drive
     (message,) = client.notifications("window/showMessage")
     assert message["message"] == "A plain answer."
     assert not [message for message in client.received if message.get("method") == "window/showDocument"]
+
+
+# -- what was left out -------------------------------------------------------------------------------------------------
+
+
+async def test_the_lens_says_why_a_document_was_left_out(driver: Driver, engine: EngineSetup) -> None:
+    client = await start(driver)
+    driver.open(client, ".env", "TOKEN=1")
+    driver.open(client, "large.py", "word " * 900)
+    await settle(client)
+    found = await lens(client, driver, ".env")
+    assert found is not None
+    assert (found["title"].startswith("○ "), "load it by name" in found["title"]) == (True, True)
+    await run(client, found)
+    assert (await engine.texts())[".env"] == "TOKEN=1"
+    found = await lens(client, driver, "large.py")
+    assert found is not None
+    assert found["title"].startswith("○ 900 tokens · ")
+    assert "room" in found["title"]
+
+
+async def test_a_cell_of_a_notebook_has_a_lens_of_its_own(driver: Driver) -> None:
+    notebook = Editor(driver, await start(driver))
+    notebook.open(("W0", "intro", "# Title"), ("W1", None, "x = 1"))
+    client = notebook.client
+    await settle(client)
+    params = {"textDocument": {"uri": notebook.cell_uri("W1")}}
+    (found,) = await client.request("textDocument/codeLens", params)
+    assert found["command"]["title"].startswith("● 3 tokens")
+    await run(client, found["command"])
+    chunks = (await client.request("ctx/chunks", {}))["chunks"]
+    assert {chunk["name"]: chunk["active"] for chunk in chunks} == {
+        "nb/work.ipynb#cell-intro": True,
+        "nb/work.ipynb#cell-1": False,
+    }
