@@ -111,20 +111,24 @@ class Autoload:
     async def _pass(self, client: EngineClient) -> None:
         async with self._lock:
             due, self._due = self._due, False
-            candidates, are_new = await self._candidates.look(self._session.documents.admission)
-            if not (due or are_new):
-                return
-            before = _composition(self._session.context.state)
+            self._bar.show("looking for files", 0.0)
             try:
-                chosen = await self._choose(client, candidates)
+                candidates, are_new = await self._candidates.look(self._session.documents.admission)
+                if due or are_new:
+                    await self._load(client, candidates)
             finally:
                 self._bar.done()
-            for path in self._loaded.keys() - chosen.keys():
-                self._session.documents.withdraw(self._loaded[path])
-            self._loaded = chosen
-            await self._session.flush(client)
-            if _composition(self._session.context.state) != before:
-                await self._session.warm(client)
+
+    async def _load(self, client: EngineClient, candidates: Sequence[Candidate]) -> None:
+        """Leaves those and only those of the candidates loaded that should be."""
+        before = _composition(self._session.context.state)
+        chosen = await self._choose(client, candidates)
+        for path in self._loaded.keys() - chosen.keys():
+            self._session.documents.withdraw(self._loaded[path])
+        self._loaded = chosen
+        await self._session.flush(client)
+        if _composition(self._session.context.state) != before:
+            await self._session.warm(client)
 
     async def _choose(self, client: EngineClient, candidates: Sequence[Candidate]) -> dict[Path, str]:
         """Loads candidates in their order, a few at a time, until their budget is as good as spent.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ctx_lsp.ignore_rules import walk
 from tests.lsp.driver import Driver, EngineSetup, chat, eventually
 from tests.lsp.wire_client import LocalClient, RpcError
 
@@ -151,6 +154,31 @@ async def test_many_files_do_not_keep_initialize_waiting(driver: Driver, engine:
     client.notify("initialized", {})
     await client.request("ctx/status", {})
     await eventually(lambda: chunks(client), lambda found: len(found) == 50)
+
+
+async def test_the_client_can_cancel_it(driver: Driver, engine: EngineSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    aged(driver, "a.py", "b.py")
+    may_go_on = threading.Event()
+
+    def slow_walk(*args: Any) -> Iterator[Path]:
+        may_go_on.wait()
+        yield from walk(*args)
+
+    monkeypatch.setattr("ctx_lsp.admission.walk", slow_walk)
+    try:
+        client = await driver.start_ready(**FILES)
+        bar = await client.wait_notification("$/progress", lambda it: "workspace" in it["value"].get("title", ""))
+        assert bar["value"]["cancellable"]
+        client.notify("window/workDoneProgress/cancel", {"token": bar["token"]})
+        await client.request("ctx/status", {})
+    finally:
+        may_go_on.set()
+    await client.wait_notification("$/progress", lambda it: it == {"token": bar["token"], "value": {"kind": "end"}})
+    touched(client, driver.write("c.py", "new"))
+    driver.open(client, "d.py", "open")
+    await engine.wait_texts(lambda texts: set(texts) == {"d.py"})
+    await client.command("ctx.load", discover=True)
+    assert set(await chunks(client)) == {"a.py", "b.py", "c.py", "d.py"}
 
 
 # -- what is left out --------------------------------------------------------------------------------------------------
