@@ -21,7 +21,8 @@ _BATCH = 32
 async def load_files(session: Session, client: EngineClient, params: LoadParams, report: Report) -> LoadResult:
     """Loads what the paths mean, in their order, as far as there is room for it."""
     sources = session.sources
-    selection = await asyncio.to_thread(workspace_files.select, params.paths, sources.base, sources.folders)
+    unsaved = frozenset(session.documents.open_paths())
+    selection = await asyncio.to_thread(workspace_files.select, params.paths, sources.base, sources.folders, unsaved)
     files = selection.files
     job = _Job(session, client)
     for start in range(0, len(files), _BATCH):

@@ -5,7 +5,7 @@ Blocking; call it on a thread. Knows nothing of documents, chunks or engines.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,16 +51,17 @@ def read_text(path: Path) -> str:
     return _decode(data)
 
 
-def select(paths: Iterable[str], base: Path, folders: Sequence[Path] = ()) -> Selection:
+def select(paths: Iterable[str], base: Path, folders: Sequence[Path] = (), unsaved: Collection[Path] = ()) -> Selection:
     """The files that paths, folders and globs mean; relative ones begin at `base`.
 
     A file that is named is taken whatever it is; folders and globs leave out ignored files and secrets. `folders`: the
-    workspace's, within which links to folders are followed.
+    workspace's, within which links to folders are followed; `unsaved`: files that may be there only in an editor yet.
     """
     files: dict[Path, None] = {}
     skipped: list[Skipped] = []
     for text in paths:
-        found = list(_expand(text, base, folders))
+        path = normalize(base / Path(text).expanduser())
+        found = [path] if path in unsaved else list(_expand(text, base, folders))
         files.update(dict.fromkeys(found))
         if not found:
             skipped.append(Skipped(path=text, reason=_why_nothing(text, base)))

@@ -214,6 +214,14 @@ async def test_opening_does_not_load_it_but_its_name_does(
     assert name not in await left_out(client)
 
 
+async def test_a_document_that_was_never_saved_is_loaded_by_its_name(driver: Driver, engine: EngineSetup) -> None:
+    client = await driver.start_ready(documents="manual")
+    driver.open(client, "new.py", "not on disk")
+    (driver.workspace / "new.py").unlink()
+    await client.command("ctx.load", paths=["new.py"])
+    assert await engine.texts() == {"new.py": "not on disk"}
+
+
 async def test_only_what_an_editor_shows_is_the_users_context(driver: Driver, engine: EngineSetup) -> None:
     client = await driver.start_ready()
     for name in ("seen.py", "unseen.py"):
