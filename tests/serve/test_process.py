@@ -215,7 +215,7 @@ def test_a_port_that_is_taken(folder: Path) -> None:
         port = first.info().url.rpartition(":")[2]
         with started(folder, "--model", "endless", "--port", port) as second:
             assert second.wait() == 1
-            assert f"can't listen on port {port}" in second.log.read_text()
+            assert f"can't listen on 127.0.0.1, port {port}" in second.log.read_text()
     assert len(left_behind(folder)) == 1  # the first was killed
 
 
