@@ -26,7 +26,7 @@ _SECRET_FOLDERS = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".kube", ".dock
 _DULL_FILES = """
 *.lock *-lock.json *-lock.yaml *.lockb go.sum *.min.js *.min.css *.min.mjs *.bundle.js *.map *.svg *.csv *.tsv *.jsonl
 *.ipynb *.log *.snap *_pb2.py *_pb2_grpc.py *.pb.go *.g.dart *.generated.*
-license license.txt license.md license-* copying copying.*
+license license.txt license.md license-* copying copying.* .gitignore .ctxignore .gitattributes .gitmodules .editorconfig
 """
 _DULL_FOLDERS = frozenset(
     """
