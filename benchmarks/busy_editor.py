@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import SourceFile
-from ctx_lsp.terminal_client import Client, ServerError
+from ctx_lsp.terminal.client import Client, ServerError
 
 _ANSWER_TOKENS = 400
 _LOOK_SECONDS = 0.2

@@ -25,7 +25,7 @@ from benchmarks.busy_editor import BusyEditor, busy_editor
 from benchmarks.corpus import COUNT, SourceFile, find_files
 from benchmarks.options import positive
 from benchmarks.table import layout, milliseconds, percentile
-from ctx_lsp.terminal_client import ServerError, ServerGoneError
+from ctx_lsp.terminal.client import ServerError, ServerGoneError
 
 GOAL = 0.05
 """Seconds that the median of every kind may take beside a busy engine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ctx_lsp.cli import main
+from ctx_lsp.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:] or ["serve"]))

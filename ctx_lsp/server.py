@@ -14,31 +14,25 @@ from typing import Any
 from lsprotocol import types
 from pygls.lsp.server import LanguageServer
 
-from ctx_lsp import (
-    __version__,
-    capabilities,
-    parent,
-    protocol,
-    slash_complete,
-    slash_lines,
-    text_sync,
-    wire,
-    workspace_files,
-)
-from ctx_lsp.access_token import AccessToken, UnauthorizedError
-from ctx_lsp.chat import Chats
-from ctx_lsp.chat_requests import NAMES as CHAT_REQUESTS
-from ctx_lsp.chat_requests import ChatRequests
-from ctx_lsp.commands import Commands
-from ctx_lsp.document_events import DocumentEvents
-from ctx_lsp.editor import Editor
-from ctx_lsp.jsonrpc import Phase, Protocol, make_converter
-from ctx_lsp.lsp_client import LspClient
+from ctx_lsp import __version__, protocol, wire
+from ctx_lsp.chat.chat import Chats
+from ctx_lsp.chat.chat_requests import NAMES as CHAT_REQUESTS
+from ctx_lsp.chat.chat_requests import ChatRequests
+from ctx_lsp.client import capabilities, text_sync
+from ctx_lsp.client.editor import Editor
+from ctx_lsp.client.lsp_client import LspClient
+from ctx_lsp.commands import slash_complete, slash_lines
+from ctx_lsp.commands.commands import Commands
+from ctx_lsp.commands.slash_complete import Surroundings
 from ctx_lsp.protocol import ChunksResult, CommandResult, SlashCompleteResult
+from ctx_lsp.rpc import parent
+from ctx_lsp.rpc.access_token import AccessToken, UnauthorizedError
+from ctx_lsp.rpc.jsonrpc import Phase, Protocol, make_converter
 from ctx_lsp.session import Session
-from ctx_lsp.slash_complete import Surroundings
-from ctx_lsp.sources import path_of
-from ctx_lsp.surface import Surface
+from ctx_lsp.surface.surface import Surface
+from ctx_lsp.workspace import workspace_files
+from ctx_lsp.workspace.document_events import DocumentEvents
+from ctx_lsp.workspace.sources import path_of
 
 logger = logging.getLogger(__name__)
 

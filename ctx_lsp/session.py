@@ -18,25 +18,25 @@ from typing import Any
 
 from lsprotocol import types
 
-from ctx_lsp import logs
-from ctx_lsp.admission import Admission
-from ctx_lsp.configuration import Configuration
-from ctx_lsp.documents import Documents
-from ctx_lsp.editor import Editor
-from ctx_lsp.engine_client import EngineClient, EngineLostError, Health
-from ctx_lsp.engine_link import EngineLink, LinkEvents
-from ctx_lsp.engine_source import engine_source
-from ctx_lsp.ledger import Ledger
+from ctx_lsp.client import logs
+from ctx_lsp.client.editor import Editor
+from ctx_lsp.client.status import StatusBoard
+from ctx_lsp.commands.refs import Refs
+from ctx_lsp.commands.usage import Usage
+from ctx_lsp.engines.client import EngineClient, EngineLostError, Health
+from ctx_lsp.engines.link import EngineLink, LinkEvents
+from ctx_lsp.engines.remote_context import RemoteContext
+from ctx_lsp.engines.source import engine_source
 from ctx_lsp.protocol import ChunksResult, InitializationOptions, LeftOut, PopulateState, ServerState
-from ctx_lsp.reconfigure import reconfigure
-from ctx_lsp.refs import Refs
-from ctx_lsp.remote_context import RemoteContext
-from ctx_lsp.settings import Settings
-from ctx_lsp.shelf import EngineShelf
-from ctx_lsp.sources import SourceNames
-from ctx_lsp.status import StatusBoard
-from ctx_lsp.usage import Usage
-from ctx_lsp.workspace import Workspace
+from ctx_lsp.settings.configuration import Configuration
+from ctx_lsp.settings.reconfigure import reconfigure
+from ctx_lsp.settings.settings import Settings
+from ctx_lsp.workspace.admission import Admission
+from ctx_lsp.workspace.documents import Documents
+from ctx_lsp.workspace.ledger import Ledger
+from ctx_lsp.workspace.shelf import EngineShelf
+from ctx_lsp.workspace.sources import SourceNames
+from ctx_lsp.workspace.workspace import Workspace
 from engine.errors import EngineError
 from engine.types import ChunksChanged, EngineEvent, PopulateFailed, PopulateProgress
 

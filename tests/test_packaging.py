@@ -65,7 +65,7 @@ def test_the_wheel_carries_its_license_and_commands(wheel: Path):
     assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
     assert "License-Expression: Apache-2.0" in archive.read(f"{info}/METADATA").decode()
     commands = archive.read(f"{info}/entry_points.txt").decode()
-    assert "ctx-lsp = ctx_lsp.cli:main" in commands
+    assert "ctx-lsp = ctx_lsp.cli.main:main" in commands
     assert "ctx-engine = engine.serve.main:main" in commands
 
 
@@ -131,7 +131,7 @@ def test_constraints_pin_every_dependency_within_its_range():
 
 
 def test_the_terminal_and_the_server_start_without_torch():
-    modules = "ctx_lsp.cli, ctx_lsp.terminal, ctx_lsp.serve_command, ctx_lsp.engine_command"
+    modules = "ctx_lsp.cli.main, ctx_lsp.terminal.main, ctx_lsp.cli.serve, ctx_lsp.cli.engine"
     code = f"import sys, {modules}; print({{'torch', 'transformers'}} & {{*sys.modules}})"
     assert run(sys.executable, "-c", code) == "set()\n"
 

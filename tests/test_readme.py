@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ctx_lsp import slash
+from ctx_lsp.commands import slash
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

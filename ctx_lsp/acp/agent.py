@@ -39,7 +39,7 @@ from ctx_lsp.acp import blocks, fidelity
 from ctx_lsp.acp.turns import AcpSession, Turns
 from ctx_lsp.acp.updates import Updates
 from ctx_lsp.acp.workspaces import Folders, Workspace, Workspaces
-from ctx_lsp.conversation import UnknownConversationError
+from ctx_lsp.chat.conversation import UnknownConversationError
 from ctx_lsp.wire import WireError
 from engine.errors import EngineError
 

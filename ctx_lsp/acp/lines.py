@@ -14,7 +14,7 @@ import threading
 from functools import partial
 from typing import Any
 
-from ctx_lsp.transport import MessageWriter, parse, write_all
+from ctx_lsp.rpc.transport import MessageWriter, parse, write_all
 
 _PARSE_ERROR = -32700
 _INVALID_REQUEST = -32600

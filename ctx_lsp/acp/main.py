@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from acp.agent.connection import AgentSideConnection
 
-from ctx_lsp import logs
 from ctx_lsp.acp.agent import CtxAgent
 from ctx_lsp.acp.lines import Lines
+from ctx_lsp.client import logs
 
 
 async def serve(stdin: int, stdout: int, options: dict[str, Any]) -> None:

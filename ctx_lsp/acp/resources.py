@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from ctx_lsp.acp.blocks import Resource
-from ctx_lsp.attachments import read_context
+from ctx_lsp.chat.attachments import read_context
 from ctx_lsp.protocol import Attachment, TurnContext
 from ctx_lsp.session import Session
-from ctx_lsp.sources import path_of
+from ctx_lsp.workspace.sources import path_of
 
 Reader = Callable[[Path], Awaitable[str | None]]
 """Gives the text that the client has of a file, None where it has none to give."""

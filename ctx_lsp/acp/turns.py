@@ -16,15 +16,15 @@ from typing import Any
 
 from acp.schema import StopReason
 
-from ctx_lsp import slash
 from ctx_lsp.acp import blocks
 from ctx_lsp.acp.resources import attach
 from ctx_lsp.acp.updates import Updates
 from ctx_lsp.acp.waiting import Waiting
 from ctx_lsp.acp.workspaces import Workspace
+from ctx_lsp.commands import slash
+from ctx_lsp.commands.slash import SlashError
+from ctx_lsp.commands.slash_lines import carry_out
 from ctx_lsp.protocol import ChatDelta, ChatParams, Fidelity, SlashParams
-from ctx_lsp.slash import SlashError
-from ctx_lsp.slash_lines import carry_out
 
 ReadBuffer = Callable[[str, Path], Awaitable[str | None]]
 """Given a session's id and a file: its text as the client has it, None where it has none to give."""

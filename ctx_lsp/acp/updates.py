@@ -19,7 +19,7 @@ from acp.helpers import (
 from acp.interfaces import Client
 from acp.schema import AvailableCommand, AvailableCommandInput, UnstructuredCommandInput, UsageUpdate
 
-from ctx_lsp import slash
+from ctx_lsp.commands import slash
 from ctx_lsp.protocol import ChatResult, ChatTurn, DeltaKind
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from ctx_lsp.acp.headless import Headless
 from ctx_lsp.acp.waiting import Waiting
-from ctx_lsp.chat import Chats
-from ctx_lsp.commands import Commands
-from ctx_lsp.editor import Editor
+from ctx_lsp.chat.chat import Chats
+from ctx_lsp.client.editor import Editor
+from ctx_lsp.commands.commands import Commands
+from ctx_lsp.commands.slash_lines import Table
 from ctx_lsp.protocol import ChatDelta, Status
 from ctx_lsp.session import Session
-from ctx_lsp.slash_lines import Table
-from ctx_lsp.surface import Surface
+from ctx_lsp.surface.surface import Surface
 
 Folders = tuple[Path, ...]
 

@@ -14,7 +14,7 @@ from acp import RequestError, embedded_text_resource, image_block, resource_bloc
 from acp.client.connection import ClientSideConnection
 from acp.schema import PromptResponse
 
-from ctx_lsp import slash
+from ctx_lsp.commands import slash
 from tests.lsp.acp_client import AGENT, Recorder, agent_process
 from tests.lsp.driver import EngineSetup, eventually
 

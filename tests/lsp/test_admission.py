@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ctx_lsp.admission import Admission
-from ctx_lsp.exclusions import why_text
 from ctx_lsp.protocol import FileOptions
-from ctx_lsp.workspace_files import select, why_unusable
+from ctx_lsp.workspace.admission import Admission
+from ctx_lsp.workspace.exclusions import why_text
+from ctx_lsp.workspace.workspace_files import select, why_unusable
 
 
 def write(root: Path, name: str, text: str = "text") -> Path:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctx_lsp.anchoring import Anchored, UnsureError, anchor
+from ctx_lsp.chat.anchoring import Anchored, UnsureError, anchor
 
 
 def applied(text: str, anchored: Anchored) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ctx_lsp.ignore_rules import walk
+from ctx_lsp.workspace.ignore_rules import walk
 from tests.lsp.driver import Driver, EngineSetup, chat, eventually
 from tests.lsp.wire_client import LocalClient, RpcError
 
@@ -164,7 +164,7 @@ async def test_the_client_can_cancel_it(driver: Driver, engine: EngineSetup, mon
         may_go_on.wait()
         yield from walk(*args)
 
-    monkeypatch.setattr("ctx_lsp.admission.walk", slow_walk)
+    monkeypatch.setattr("ctx_lsp.workspace.admission.walk", slow_walk)
     try:
         client = await driver.start_ready(**FILES)
         bar = await client.wait_notification("$/progress", lambda it: "workspace" in it["value"].get("title", ""))

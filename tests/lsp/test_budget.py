@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.budget import Claim, fit, reserved_tokens
 from ctx_lsp.protocol import Origin
+from ctx_lsp.workspace.budget import Claim, fit, reserved_tokens
 
 TOKENS = {"a": 1, "b": 40, "c": 100, "d": 400, "e": 900, "f": 2000}
 origins: st.SearchStrategy[Origin] = st.sampled_from(["user", "automatic"])

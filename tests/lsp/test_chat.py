@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ctx_lsp.delta_stream import DeltaStream
+from ctx_lsp.chat.delta_stream import DeltaStream
 from ctx_lsp.protocol import ChatDelta
 from tests.lsp.driver import Driver, EngineSetup, chat, edit, eventually
 from tests.lsp.wire_client import RpcError, WireClient

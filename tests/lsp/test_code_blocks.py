@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from ctx_lsp.block_paths import path_before, path_in_text, read_info
-from ctx_lsp.code_blocks import Block, find_blocks
+from ctx_lsp.chat.block_paths import path_before, path_in_text, read_info
+from ctx_lsp.chat.code_blocks import Block, find_blocks
 from tests.lsp.driver import Driver, EngineSetup, chat
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ctx_lsp.engine_process import EngineProcess
+from ctx_lsp.engines.process import EngineProcess
 from tests.lsp.wire_client import LocalClient, Message
 
 DATA = Path(__file__).parent / "data" / "lsprotocol-messages.jsonl.xz"

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.content_uris import AnswerDocument, PromptDocument, UnknownDocumentError, answer_uri, parse, prompt_uri
+from ctx_lsp.surface.content_uris import (
+    AnswerDocument,
+    PromptDocument,
+    UnknownDocumentError,
+    answer_uri,
+    parse,
+    prompt_uri,
+)
 from tests.lsp.driver import Driver, EngineSetup, chat
 from tests.lsp.test_surface import BARE, CAPABILITIES, start
 from tests.lsp.wire_client import RpcError, WireClient

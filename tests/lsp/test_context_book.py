@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ctx_lsp.context_book import ContextBook
-from ctx_lsp.openai_prompt import common_length
-from ctx_lsp.token_counter import TokenCounter
+from ctx_lsp.engines.context_book import ContextBook
+from ctx_lsp.engines.openai_prompt import common_length
+from ctx_lsp.engines.token_counter import TokenCounter
 from engine.errors import ContextFullError
 from engine.types import Message
 

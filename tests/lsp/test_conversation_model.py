@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctx_lsp.conversation import UnknownConversationError, UnknownTurnError
-from ctx_lsp.conversation_store import ConversationStore
-from ctx_lsp.conversations import Conversations
+from ctx_lsp.chat.conversation import UnknownConversationError, UnknownTurnError
+from ctx_lsp.chat.conversation_store import ConversationStore
+from ctx_lsp.chat.conversations import Conversations
 from ctx_lsp.protocol import ChatTurn, Usage
 
 Step = tuple[str, int, str, int]

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lsprotocol import types
 
-from ctx_lsp.admission import Admission
-from ctx_lsp.documents import Documents
-from ctx_lsp.ledger import Ledger
 from ctx_lsp.protocol import DocumentMode, FileOptions
-from ctx_lsp.sources import SourceNames
+from ctx_lsp.workspace.admission import Admission
+from ctx_lsp.workspace.documents import Documents
+from ctx_lsp.workspace.ledger import Ledger
+from ctx_lsp.workspace.sources import SourceNames
 from tests.lsp.driver import Driver, EngineSetup, chat, edit, eventually
 
 

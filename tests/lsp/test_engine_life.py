@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ctx_lsp.engine_process import EngineProcess, EngineStartError
+from ctx_lsp.engines.process import EngineProcess, EngineStartError
 from engine.config import EngineConfig
 from engine.serve import runtime_file
 from tests.lsp.driver import Driver, EngineSetup, chat, eventually, ready

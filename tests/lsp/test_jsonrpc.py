@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctx_lsp import protocol
-from ctx_lsp.engine_process import EngineProcess
-from ctx_lsp.jsonrpc import Phase, error_fields
+from ctx_lsp.engines.process import EngineProcess
+from ctx_lsp.rpc.jsonrpc import Phase, error_fields
 from engine.errors import ContextFullError
 from tests.lsp.driver import CAPABILITIES, Driver, EngineSetup, chat, eventually
 from tests.lsp.wire_client import FIRST_ID, LocalClient, RpcError, WireClient
@@ -276,7 +276,7 @@ async def test_error_data_that_is_no_json_is_left_out(driver: Driver, monkeypatc
     def refuse(*_: Any) -> None:
         raise ContextFullError("too full", culprit=object())
 
-    monkeypatch.setattr("ctx_lsp.slash.parse", refuse)
+    monkeypatch.setattr("ctx_lsp.commands.slash.parse", refuse)
     error = await fails(client, "ctx/slash", {"text": "/help"})
     assert (error.code, error.message, error.data) == (-32803, "too full", None)
 

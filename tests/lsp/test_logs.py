@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp import logs
-from ctx_lsp.tracing import shortened
+from ctx_lsp.client import logs
+from ctx_lsp.rpc.tracing import shortened
 from tests.lsp.driver import CAPABILITIES, Driver, EngineSetup, chat, ready
 from tests.lsp.wire_client import LocalClient, RpcError, WireClient
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lsprotocol import types
 
-from ctx_lsp.notebooks import Notebook
+from ctx_lsp.workspace.notebooks import Notebook
 from tests.lsp.driver import Driver, EngineSetup, edit
 from tests.lsp.wire_client import LocalClient
 

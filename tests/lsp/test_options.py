@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from ctx_lsp import options, wire
-from ctx_lsp.options import parse_options
+from ctx_lsp import wire
 from ctx_lsp.protocol import InitializationOptions
+from ctx_lsp.settings import options
+from ctx_lsp.settings.options import parse_options
 
 
 @pytest.mark.parametrize("value", [None, {}, {"files": {}}, {"files": None, "debounceMs": None}])

@@ -19,7 +19,7 @@ ON_LINUX = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="need
 
 
 def test_importing_the_server_imports_nothing_heavy() -> None:
-    code = f"import sys, ctx_lsp.serve_command; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, ctx_lsp.cli.serve; print([name for name in {HEAVY} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -12,10 +12,11 @@ from typing import Any
 import attrs
 import pytest
 
-import ctx_lsp.slash
-from ctx_lsp import options, protocol, wire
+import ctx_lsp.commands.slash
+from ctx_lsp import protocol, wire
 from ctx_lsp.generate.shapes import wire_types
 from ctx_lsp.generate.typescript import interface
+from ctx_lsp.settings import options
 from engine import errors
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -88,7 +89,7 @@ def test_every_option_is_explained() -> None:
 
 
 def test_every_slash_command_is_explained_with_its_own_words() -> None:
-    for command in ctx_lsp.slash.COMMANDS.values():
+    for command in ctx_lsp.commands.slash.COMMANDS.values():
         usage = command.usage.replace("|", "\\|")
         assert f"| `{usage}` | {command.summary} |" in DOCUMENT
 
@@ -111,6 +112,6 @@ def test_every_error_code_is_explained() -> None:
 
 
 def test_every_variable_is_explained() -> None:
-    sources = (Path(__file__).parents[2] / "ctx_lsp").glob("*.py")
+    sources = (Path(__file__).parents[2] / "ctx_lsp").rglob("*.py")
     used = {name for path in sources for name in re.findall(r'"(CTX_LSP_[A-Z_]+)"', path.read_text(encoding="utf-8"))}
     assert used <= set(re.findall(r"^\| `(CTX_LSP_\w+)`", DOCUMENT, flags=re.MULTILINE))

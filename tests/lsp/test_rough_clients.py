@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.transport import MOST_BYTES, read_body
+from ctx_lsp.rpc.transport import MOST_BYTES, read_body
 from tests.lsp.driver import CAPABILITIES, Driver, EngineSetup, ready
 
 

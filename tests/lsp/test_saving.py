@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.saved_contexts import SavedChunk, SavedContext, SavedContexts, SavedSource, UnknownSavedContextError
+from ctx_lsp.commands.saved_contexts import (
+    SavedChunk,
+    SavedContext,
+    SavedContexts,
+    SavedSource,
+    UnknownSavedContextError,
+)
 from ctx_lsp.state_folder import StateFolderError, workspace_folder
 from engine.errors import InvalidRequestError
 from engine.hashing import content_hash

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.text_sync import line_count
+from ctx_lsp.client.text_sync import line_count
 from engine.chunk_frame import ChunkText, frame
 from engine.types import ChunkKind
 from tests.lsp.driver import Driver, EngineSetup, chat, edit

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ctx_lsp import admission
-from ctx_lsp.ignore_rules import walk
 from ctx_lsp.protocol import FileOptions
+from ctx_lsp.workspace import admission
+from ctx_lsp.workspace.ignore_rules import walk
 from tests.lsp.driver import Driver, EngineSetup, edit, ready
 from tests.lsp.wire_client import LocalClient
 
@@ -207,7 +207,7 @@ async def test_initialize_does_not_wait_for_the_walk(
         may_go_on.wait()
         yield from walk(*args)
 
-    monkeypatch.setattr("ctx_lsp.admission.walk", slow_walk)
+    monkeypatch.setattr("ctx_lsp.workspace.admission.walk", slow_walk)
     try:
         client = await driver.start_ready(files={"maxTokens": 100})
         driver.open(client, "b.py", "open")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.options import nest, parse_options
-from ctx_lsp.settings import Settings
+from ctx_lsp.settings.options import nest, parse_options
+from ctx_lsp.settings.settings import Settings
 from ctx_lsp.wire import WireError
 from tests.lsp.driver import CAPABILITIES, Driver, EngineSetup, chat, edit, eventually, ready
 from tests.lsp.wire_client import LocalClient, RpcError

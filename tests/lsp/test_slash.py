@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp import protocol, slash
+from ctx_lsp import protocol
+from ctx_lsp.client.text_sync import units
+from ctx_lsp.commands import slash
+from ctx_lsp.commands.slash_complete import Surroundings, complete
 from ctx_lsp.protocol import (
     ChunkInfo,
     ClearParams,
@@ -24,8 +27,6 @@ from ctx_lsp.protocol import (
     SavedParams,
     TagParams,
 )
-from ctx_lsp.slash_complete import Surroundings, complete
-from ctx_lsp.text_sync import units
 from tests.lsp.driver import Driver, EngineSetup
 from tests.lsp.wire_client import RpcError
 
@@ -88,7 +89,7 @@ def test_lines_that_are_not_say_why(line: str, code: str, message: str) -> None:
 
 @given(arguments=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1))
 def test_what_is_quoted_is_read_back(arguments: list[str]) -> None:
-    from ctx_lsp.slash_complete import _quoted
+    from ctx_lsp.commands.slash_complete import _quoted
 
     plain = [argument for argument in arguments if argument.isprintable()]
     assert slash.split(" ".join(map(_quoted, plain))) == plain

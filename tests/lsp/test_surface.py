@@ -140,7 +140,7 @@ async def test_lenses_are_refreshed_when_chunks_change(driver: Driver) -> None:
 
 
 async def test_changes_in_quick_succession_refresh_once(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctx_lsp.surface._QUIET_SECONDS", 3600)
+    monkeypatch.setattr("ctx_lsp.surface.surface._QUIET_SECONDS", 3600)
     client = await start(driver)
     driver.open(client, "a.py", "one two")
     for version in range(2, 20):

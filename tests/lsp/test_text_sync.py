@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lsprotocol import types
 
-from ctx_lsp.text_sync import apply_changes, offset_at, units
+from ctx_lsp.client.text_sync import apply_changes, offset_at, units
 
 CODECS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
 

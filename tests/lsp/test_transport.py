@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.transport import MessageReader, MessageWriter, frame, parse, read_body, write_all
+from ctx_lsp.rpc.transport import MessageReader, MessageWriter, frame, parse, read_body, write_all
 
 
 @given(bodies=st.lists(st.binary(max_size=50)))

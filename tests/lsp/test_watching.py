@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ctx_lsp.watching import Watcher
+from ctx_lsp.workspace.watching import Watcher
 from tests.lsp.driver import Driver, EngineSetup, chat, eventually, ready
 from tests.lsp.wire_client import LocalClient
 

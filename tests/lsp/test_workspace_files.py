@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ctx_lsp.workspace_files import MAX_BYTES, UnusableFileError, complete_path, read_text, select
+from ctx_lsp.workspace.workspace_files import MAX_BYTES, UnusableFileError, complete_path, read_text, select
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ctx_lsp.rpc.transport import OnEnd, OnMessage, parse
 from ctx_lsp.server import Server
-from ctx_lsp.transport import OnEnd, OnMessage, parse
 
 PATIENCE = 60.0
 FIRST_ID = 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from ctx_lsp import models_command
+from ctx_lsp.cli import models as models_command
 from engine.models import catalogue, fetch
 from engine.models.catalogue import CatalogueModel
 from tests.models.fake_sources import catalogue_entry, publish

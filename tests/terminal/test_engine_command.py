@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ctx_lsp import engine_command
+from ctx_lsp.cli import engine as engine_command
 from engine.serve import runtime_file
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctx_lsp.protocol import Skipped
-from ctx_lsp.terminal_render import BOLD, CYAN, DIM, RESET, MarkdownStream, ThoughtStream, skipped_lines
+from ctx_lsp.terminal.render import BOLD, CYAN, DIM, RESET, MarkdownStream, ThoughtStream, skipped_lines
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 MARKS = st.sampled_from(

@@ -1,0 +1,1 @@
+"""The command line: `ctx-lsp` and its commands, a module each."""

@@ -1,0 +1,1 @@
+"""Commands and slash commands, and what they say."""

@@ -1,0 +1,1 @@
+"""`ctx-lsp doctor`: looks at the installation and says what to do."""

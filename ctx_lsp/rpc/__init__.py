@@ -1,0 +1,1 @@
+"""JSON-RPC: framing, transports and the dispatch of messages. Knows nothing of chunks or engines."""

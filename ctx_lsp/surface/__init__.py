@@ -1,0 +1,1 @@
+"""The context by standard LSP, for clients without a plugin."""

@@ -1,0 +1,1 @@
+"""Chat in a terminal: a client of the language server like any editor."""
