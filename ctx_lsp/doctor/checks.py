@@ -233,3 +233,5 @@ def _first_line(text: str) -> str:
 
 
 CHECKS: tuple[Check, ...] = (python, packages, device, model, loopback, folders, disk, command)
+CHECKS_WITHOUT_ENGINE: tuple[Check, ...] = (python, packages, folders, command)
+"""What matters where the model is elsewhere."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from ctx_lsp import __version__
+from ctx_lsp.cli.options import ENGINE_TOKEN_VARIABLE
 from ctx_lsp.doctor import checks as doctor_checks
 from ctx_lsp.doctor import engine as doctor_engine
 from ctx_lsp.doctor.checks import Check, Finding
@@ -31,6 +33,9 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument("--model", metavar="M", default=DEFAULT_MODEL, help="catalogue name, folder or GGUF file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1…")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument(
+        "--engine-url", metavar="URL", help=f"an engine elsewhere; its token is in the variable {ENGINE_TOKEN_VARIABLE}"
+    )
     parser.add_argument("--start", action="store_true", help="also start the engine and wait for its model")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -42,9 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     except InvalidRequestError as error:
         print(f"ctx-lsp: {error.message}", file=sys.stderr)
         return 1
-    starting = [doctor_engine.starts] if arguments.start else []
-    checks = [*doctor_checks.CHECKS, *starting, doctor_engine.running]
-    findings = _examine(checks, config)
+    findings = _examine(_checks(arguments), config)
     found = list(findings if arguments.json else _shown(findings))
     healthy = all(finding.state != "fail" for finding in found)
     if arguments.json:
@@ -52,6 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("All that an answer needs is there." if healthy else "Something that an answer needs is missing.")
     return 0 if healthy else 1
+
+
+def _checks(arguments: argparse.Namespace) -> list[Check]:
+    if arguments.engine_url is not None:
+        token = os.environ.get(ENGINE_TOKEN_VARIABLE)
+        return [*doctor_checks.CHECKS_WITHOUT_ENGINE, doctor_engine.answers_at(arguments.engine_url, token)]
+    starting = [doctor_engine.starts] if arguments.start else []
+    return [*doctor_checks.CHECKS, *starting, doctor_engine.running]
 
 
 def _examine(checks: Iterable[Check], config: EngineConfig) -> Iterable[Finding]:

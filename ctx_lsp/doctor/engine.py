@@ -9,8 +9,10 @@ import asyncio
 from collections.abc import Iterator
 
 from ctx_lsp.cli.engine import running_engines
-from ctx_lsp.doctor.checks import Finding
+from ctx_lsp.doctor.checks import Check, Finding
+from ctx_lsp.engines.client import Health
 from ctx_lsp.engines.process import EngineProcess
+from ctx_lsp.engines.remote_engine import RemoteEngine
 from engine.config import EngineConfig
 from engine.errors import EngineError
 from engine.serve import runtime_file
@@ -48,6 +50,29 @@ def starts(config: EngineConfig) -> Iterator[Finding]:
         yield Finding("start", "fail", message, f"The engine's log is {process.log_path}.")
         return
     yield Finding("start", "ok", f"{config.model} is loaded on {health.get('device')}")
+
+
+def answers_at(url: str, token: str | None) -> Check:
+    """A check of the engine that the option `engine.url` would name."""
+
+    def engine(_: EngineConfig) -> Iterator[Finding]:
+        try:
+            health = asyncio.run(_health_at(url, token))
+        except EngineError as error:
+            yield Finding("engine", "fail", error.message, "Look at `engine.url`, and whether it is reached from here.")
+            return
+        message = f"{health.model} is {health.status} at {url}"
+        yield Finding("engine", "ok" if health.status == "ready" else "warn", message)
+
+    return engine
+
+
+async def _health_at(url: str, token: str | None) -> Health:
+    client = await RemoteEngine(url, token, None, None).connect(lambda _: None)
+    try:
+        return await client.health()
+    finally:
+        await client.close()
 
 
 async def _loaded(process: EngineProcess) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.lsp.conftest import ROOT
-from tests.lsp.driver import EngineSetup
+from tests.lsp.driver import Driver, EngineSetup
 from tests.lsp.wire_client import PATIENCE
 
 
@@ -97,3 +97,17 @@ async def test_for_people_there_are_lines_and_advice(model: str) -> None:
     assert lines[at + 1] == "      Choose another --device, or `auto`."
     assert any(line.startswith("fail  model: '/no/such/model'") for line in lines)
     assert lines[-1] == "Something that an answer needs is missing."
+
+
+async def test_an_engine_elsewhere(driver: Driver, engine: EngineSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    await driver.start_ready()
+    info = engine.info()
+    monkeypatch.setenv("CTX_LSP_ENGINE_TOKEN", info.token)
+    status, found = await findings("--engine-url", info.url)
+    assert (status, found["engine"]["state"]) == (0, "ok")
+    assert info.url in found["engine"]["message"]
+    assert "model" not in found, "that is the other machine's business"
+    monkeypatch.setenv("CTX_LSP_ENGINE_TOKEN", "wrong")
+    status, found = await findings("--engine-url", info.url)
+    assert (status, found["engine"]["state"]) == (1, "fail")
+    assert "engine.token" in found["engine"]["message"]
