@@ -121,7 +121,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(
 def test_it_needs_no_torch() -> None:
     script = (
         "import argparse, sys\n"
-        "from ctx_lsp import models_command\n"
+        "from ctx_lsp.cli import models as models_command\n"
         "parser = argparse.ArgumentParser()\n"
         "models_command.add_arguments(parser.add_subparsers())\n"
         "status = models_command.run(parser.parse_args(['models', 'list']))\n"
