@@ -62,7 +62,7 @@ def why_dull(path: PurePath) -> str | None:
     """Vendored, generated or archival: text, but seldom what a question is about."""
     if _is_below(path, _DULL_FOLDERS):
         return "vendored or generated"
-    return "generated, or data" if _DULL.match(path.name.lower()) else None
+    return "generated, data, or boilerplate" if _DULL.match(path.name.lower()) else None
 
 
 def is_dull_folder(name: str) -> bool:

@@ -190,7 +190,7 @@ async def test_the_client_can_cancel_it(driver: Driver, engine: EngineSetup, mon
         (".env", "KEY=1", "may hold secrets"),
         ("notes.txt", "-----BEGIN PRIVATE KEY-----\n", "holds a private key"),
         ("out/x.py", "x", "ignored by .gitignore"),
-        ("x.lock", "x", "generated, or data"),
+        ("x.lock", "x", "generated, data, or boilerplate"),
         (".git/COMMIT_EDITMSG", "x", "below .git"),
         ("big.txt", "x y " * 300_000, "larger than 1024 KiB (1,200,000 bytes)"),
     ],
