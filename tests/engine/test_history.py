@@ -162,7 +162,8 @@ class History(RuleBasedStateMachine):
     @rule(question=questions)
     def ask_when_the_refiner_is_idle(self, question: str) -> None:
         """All that is active is exact, unless there was no room for it, and an instant answer is a cold run's."""
-        self.context.populate()
+        with contextlib.suppress(ContextFullError):  # answers that were switched on fill the window, too
+            self.context.populate()
         self.finish_open()
         if all(chunk.fidelity == "exact" for chunk in self.context.chunks() if chunk.active):
             self.compare(question, "instant")
@@ -179,7 +180,8 @@ class History(RuleBasedStateMachine):
         except ContextFullError:
             return
         tokens, logits = oracle(FOLDER).greedy(ids, 4, self.engine._state.model.tokenizer.eos_token_ids)
-        assert_greedy(recorded, tokens, logits)
+        room = 900 - len(ids)  # an answer ends where the window does
+        assert_greedy(recorded, tokens[:room], logits[:room])
         assert (done.usage.prompt_tokens, plan.tokens) == (len(ids), len(ids))
         assert all(chunk.fidelity == "exact" for chunk in done.chunks)
 
