@@ -1,6 +1,6 @@
 """The language server of one client: which method is answered by what. Wiring only.
 
-Everything a handler does is in `session`, `chat`, `commands` and `slash`.
+Everything a handler does is in `session`, and in the packages `chat`, `commands`, `surface` and `workspace`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from lsprotocol import types
 from pygls.lsp.server import LanguageServer
 
-from ctx_lsp import __version__, protocol, wire
+from ctx_lsp import __version__, capabilities, protocol, wire
 from ctx_lsp.chat.chat import Chats
 from ctx_lsp.chat.chat_requests import NAMES as CHAT_REQUESTS
 from ctx_lsp.chat.chat_requests import ChatRequests
-from ctx_lsp.client import capabilities, text_sync
+from ctx_lsp.client import text_sync
 from ctx_lsp.client.editor import Editor
 from ctx_lsp.client.lsp_client import LspClient
 from ctx_lsp.commands import slash_complete, slash_lines

@@ -21,12 +21,10 @@ from lsprotocol import types
 from ctx_lsp.client import logs
 from ctx_lsp.client.editor import Editor
 from ctx_lsp.client.status import StatusBoard
-from ctx_lsp.commands.refs import Refs
-from ctx_lsp.commands.usage import Usage
 from ctx_lsp.engines.client import EngineClient, EngineLostError, Health
 from ctx_lsp.engines.link import EngineLink, LinkEvents
-from ctx_lsp.engines.remote_context import RemoteContext
 from ctx_lsp.engines.source import engine_source
+from ctx_lsp.engines.usage import Usage
 from ctx_lsp.protocol import ChunksResult, InitializationOptions, LeftOut, PopulateState, ServerState
 from ctx_lsp.settings.configuration import Configuration
 from ctx_lsp.settings.reconfigure import reconfigure
@@ -34,6 +32,8 @@ from ctx_lsp.settings.settings import Settings
 from ctx_lsp.workspace.admission import Admission
 from ctx_lsp.workspace.documents import Documents
 from ctx_lsp.workspace.ledger import Ledger
+from ctx_lsp.workspace.refs import Refs
+from ctx_lsp.workspace.remote_context import RemoteContext
 from ctx_lsp.workspace.shelf import EngineShelf
 from ctx_lsp.workspace.sources import SourceNames
 from ctx_lsp.workspace.workspace import Workspace

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ctx_lsp import serving
 from ctx_lsp.client import logs
-from ctx_lsp.rpc import access_token, serving
-from ctx_lsp.rpc.serving import Listening
+from ctx_lsp.rpc import access_token
+from ctx_lsp.serving import Listening
 
 
 def add_arguments(commands: Any) -> None:

@@ -13,11 +13,10 @@ from ctx_lsp import protocol
 from ctx_lsp.chat.chat import Chats
 from ctx_lsp.client.progress import request_progress
 from ctx_lsp.commands import markdown
-from ctx_lsp.commands.arrangement import shown
 from ctx_lsp.commands.loading import load_files
+from ctx_lsp.commands.populating import populate
 from ctx_lsp.commands.saved_contexts import SavedContext
 from ctx_lsp.commands.saving import Saving
-from ctx_lsp.engines.populating import populate
 from ctx_lsp.protocol import (
     ChunkList,
     ChunksResult,
@@ -40,6 +39,7 @@ from ctx_lsp.protocol import (
     TagParams,
 )
 from ctx_lsp.session import Session
+from ctx_lsp.workspace.arrangement import shown
 from ctx_lsp.workspace.selections import add_selection
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from ctx_lsp import protocol
+from ctx_lsp.client.content_uris import prompt_uri
 from ctx_lsp.protocol import (
     ChunkInfo,
     ClearParams,
@@ -27,7 +28,6 @@ from ctx_lsp.protocol import (
     SlashUsage,
     TagParams,
 )
-from ctx_lsp.surface.content_uris import prompt_uri
 from engine.errors import EngineError
 
 HELP = "/help"

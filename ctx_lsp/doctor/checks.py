@@ -1,6 +1,6 @@
 """What `ctx-lsp doctor` looks at on this machine: a function for each, from a configuration to findings.
 
-Nothing here imports torch; what it can do, a process of its own tells. The engine's checks are in `doctor_engine`.
+Nothing here imports torch; what it can do, a process of its own tells. The engine's checks are in `engine`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`ctx-lsp doctor`: looks at all that has to be right before an answer can come, and says what to do where it isn't.
 
-Shows what the checks found; what they look at is in `doctor_checks`.
+Shows what the checks found; what they look at is in `checks` and `engine`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 
 from ctx_lsp import __version__
 from ctx_lsp.cli.options import ENGINE_TOKEN_VARIABLE
-from ctx_lsp.doctor import checks as doctor_checks
-from ctx_lsp.doctor import engine as doctor_engine
+from ctx_lsp.doctor import checks, engine
 from ctx_lsp.doctor.checks import Check, Finding
 from engine.config import DEFAULT_MODEL, EngineConfig
 from engine.errors import InvalidRequestError
@@ -60,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _checks(arguments: argparse.Namespace) -> list[Check]:
     if arguments.engine_url is not None:
         token = os.environ.get(ENGINE_TOKEN_VARIABLE)
-        return [*doctor_checks.CHECKS_WITHOUT_ENGINE, doctor_engine.answers_at(arguments.engine_url, token)]
-    starting = [doctor_engine.starts] if arguments.start else []
-    return [*doctor_checks.CHECKS, *starting, doctor_engine.running]
+        return [*checks.CHECKS_WITHOUT_ENGINE, engine.answers_at(arguments.engine_url, token)]
+    starting = [engine.starts] if arguments.start else []
+    return [*checks.CHECKS, *starting, engine.running]
 
 
 def _examine(checks: Iterable[Check], config: EngineConfig) -> Iterable[Finding]:

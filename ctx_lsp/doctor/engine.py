@@ -1,6 +1,6 @@
 """What `ctx-lsp doctor` looks at of engines: those that run, and on demand whether one starts and loads its model.
 
-Knows the way a server takes to its engine; the machine's own checks are in `doctor_checks`.
+Knows the way a server takes to its engine; the machine's own checks are in `checks`.
 """
 
 from __future__ import annotations

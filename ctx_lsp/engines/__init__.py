@@ -1,1 +1,1 @@
-"""Engines of any kind: finding, starting and asking them, and this server's context on one."""
+"""Engines of any kind: finding, starting and asking them."""

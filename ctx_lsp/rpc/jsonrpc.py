@@ -32,8 +32,8 @@ from pygls.exceptions import (
 from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from ctx_lsp import protocol, wire
+from ctx_lsp.capabilities import tailor
 from ctx_lsp.client import logs
-from ctx_lsp.client.capabilities import tailor
 from ctx_lsp.client.progress import WORK_DONE_TOKEN
 from ctx_lsp.rpc.tracing import Tracer
 from ctx_lsp.rpc.transport import Channel

@@ -9,11 +9,7 @@ from lsprotocol import types
 
 from ctx_lsp.chat.chat import Chats
 from ctx_lsp.client.announcement import Announcement
-from ctx_lsp.client.language_ids import MARKDOWN, PLAIN, language_id
-from ctx_lsp.engines.client import RemoteEngineError
-from ctx_lsp.protocol import ChunksResult, ContentResult, PlanParams
-from ctx_lsp.session import Session
-from ctx_lsp.surface.content_uris import (
+from ctx_lsp.client.content_uris import (
     AnswerDocument,
     ChunkDocument,
     PromptDocument,
@@ -21,6 +17,10 @@ from ctx_lsp.surface.content_uris import (
     answer_uri,
     parse,
 )
+from ctx_lsp.client.language_ids import MARKDOWN, PLAIN, language_id
+from ctx_lsp.engines.client import RemoteEngineError
+from ctx_lsp.protocol import ChunksResult, ContentResult, PlanParams
+from ctx_lsp.session import Session
 from engine.errors import AmbiguousChunkError, UnknownChunkError
 
 _QUIET_SECONDS = 0.5

@@ -1,1 +1,1 @@
-"""The user's texts: documents, files and notebooks, which of them are wanted, and what there is room for."""
+"""The user's texts: which of them are wanted, what there is room for, and the context on an engine that holds them."""

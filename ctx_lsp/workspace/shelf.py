@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from ctx_lsp.engines.client import EngineClient, RemoteEngineError
-from ctx_lsp.engines.remote_context import RemoteContext
+from ctx_lsp.workspace.remote_context import RemoteContext
 
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 

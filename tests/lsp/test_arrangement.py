@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctx_lsp import wire
-from ctx_lsp.commands.arrangement import arrange, shown
 from ctx_lsp.engines.client import EngineClient, RemoteEngineError
 from ctx_lsp.protocol import ChunksResult
+from ctx_lsp.workspace.arrangement import arrange, shown
 from tests.lsp.fake_contexts import ApiError, Behavior, Fake
 
 NAMES = "abcdef"

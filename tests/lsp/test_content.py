@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.surface.content_uris import (
+from ctx_lsp.client.content_uris import (
     AnswerDocument,
     PromptDocument,
     UnknownDocumentError,

@@ -16,9 +16,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from ctx_lsp.rpc import serving
+from ctx_lsp import serving
 from ctx_lsp.rpc.access_token import AccessToken, UnauthorizedError
-from ctx_lsp.rpc.serving import Listening, parse_address
+from ctx_lsp.serving import Listening, parse_address
 from tests.lsp.driver import CAPABILITIES, Driver, EngineSetup, chat, edit, eventually, ready
 from tests.lsp.listening import ListeningServer, start_serving
 from tests.lsp.wire_client import PATIENCE, RpcError, WireClient

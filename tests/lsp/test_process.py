@@ -177,7 +177,7 @@ async def test_a_client_that_does_not_read_does_not_stop_the_server(driver: Driv
 
 async def test_what_is_printed_does_not_reach_the_client(tmp_path: Path) -> None:
     code = (
-        "from ctx_lsp import server\nfrom ctx_lsp.rpc import serving\n"
+        "from ctx_lsp import server, serving\n"
         "class Chatty(server.Server):\n"
         "    def __init__(self, **options):\n"
         "        print('stray')\n"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctx_lsp.commands.refs import Refs
 from ctx_lsp.protocol import ChunkInfo
+from ctx_lsp.workspace.refs import Refs
 from ctx_lsp.workspace.sources import SourceNames
 from engine.errors import AmbiguousChunkError, EngineError, UnknownChunkError
 from tests.lsp.driver import Driver, EngineSetup

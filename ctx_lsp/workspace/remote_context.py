@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ctx_lsp.commands.arrangement import Wanted, arrange
 from ctx_lsp.engines.client import EngineClient, Promptness
 from ctx_lsp.protocol import ChunkInfo, ChunksResult, Order, Plan
+from ctx_lsp.workspace.arrangement import Wanted, arrange
 from ctx_lsp.workspace.budget import reserved_tokens
 from ctx_lsp.workspace.ledger import Ledger
 from engine.errors import ContextFullError

@@ -11,8 +11,8 @@ from lsprotocol import types
 from pygls.capabilities import get_capability
 
 from ctx_lsp import protocol
+from ctx_lsp.client.content_uris import SCHEME
 from ctx_lsp.surface import actions
-from ctx_lsp.surface.content_uris import SCHEME
 
 NOTEBOOKS = types.NotebookDocumentSyncOptions([types.NotebookDocumentFilterWithNotebook(notebook="*")], save=True)
 
