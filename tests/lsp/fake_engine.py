@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,12 +25,13 @@ from engine.serve import runtime_file
 from engine.serve.claim import claim
 from engine.serve.runtime_file import RuntimeInfo
 from tests.lsp.fake_contexts import ApiError, Behavior, Fake
+from tests.lsp.fake_http import Answering
 
 CLOSED = "closed"
 """A file of this name in the runtime folder says that the test is over."""
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     fake: Fake
@@ -108,26 +109,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.fake.publish(body["context"], body["name"], body["data"])
             self.send_json(self.fake.state())
 
-    def send_json(self, value: Any, status: int = 200) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
     # -- streams ---------------------------------------------------------------------------------------------------
-
-    def begin_stream(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-
-    def send_piece(self, text: str) -> None:
-        data = text.encode()
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-        self.wfile.flush()
 
     def send_event(self, data: Any, name: str = "") -> None:
         head = f"event: {name}\n" if name else ""

@@ -12,8 +12,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, Literal
+
+from tests.lsp.fake_http import Answering
 
 Dialect = Literal["vllm", "llamacpp", "llama-cpp-python", "bare"]
 OWNERS = {"vllm": "vllm", "llamacpp": "llamacpp", "llama-cpp-python": "me", "bare": "somebody"}
@@ -63,7 +65,7 @@ def words(body: dict[str, Any]) -> list[str]:
     return [word for message in body["messages"] for word in (f"<{message['role']}>", *message["content"].split())]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     fake: FakeOpenAI
@@ -154,27 +156,8 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, message: str) -> None:
         self.send_json({"error": {"message": message, "code": status, "type": "error"}}, status)
 
-    def send_json(self, value: Any, status: int = 200) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def begin_stream(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-
     def send_event(self, data: Any) -> None:
         self.send_piece(f"data: {json.dumps(data)}\n\n")
-
-    def send_piece(self, text: str) -> None:
-        data = text.encode()
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-        self.wfile.flush()
 
 
 class _Server(ThreadingHTTPServer):
