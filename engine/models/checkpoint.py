@@ -36,6 +36,9 @@ class Checkpoint:
     def __contains__(self, name: object) -> bool:
         return name in self._files
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._files[name].get_slice(name).get_shape())
+
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Look whether tensor `name` is what the config asks for, before any memory is taken for it.
 

@@ -25,7 +25,7 @@ from engine.models.catalogue import cache_root, lock_file
 from engine.models.progress import Progress, silent
 from engine.models.stamp import write_atomically
 
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 """Raise it whenever `gguf_conversion` would write something else: older folders are then converted anew."""
 
 STAMP = "conversion.json"
@@ -33,6 +33,8 @@ STAMP = "conversion.json"
 
 def convert(gguf: Path, *, progress: Progress = silent) -> Path:
     """Folder with config.json, generation_config.json, bfloat16 safetensors, tokenizer and chat template.
+
+    Matrices that the GGUF has quantized are there a second time, as they were (`packed_weights`).
 
     At once if it was converted before, else 15 to 50 seconds; several processes may call it at the same time.
 

@@ -1,7 +1,8 @@
 """The converting process: `python -m engine.models.gguf_conversion FILE.gguf FOLDER`.
 
-transformers reads the GGUF and writes the folder; `gguf_corrections` puts right what it misses in between. Prints one
-JSON report per line: {"step": str, "fraction": float}. Knows nothing of caches, stamps or locks.
+transformers reads the GGUF and writes the folder; `gguf_corrections` puts right what it misses in between, and
+`gguf_packing` adds the file's own quantized weights. Prints one JSON report per line: {"step": str, "fraction": float}.
+Knows nothing of caches, stamps or locks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 import transformers
 
 from engine.models.gguf_corrections import output_is_finer, set_endings, split_digits, tie_if_same
+from engine.models.gguf_packing import pack_matrices
 
 
 def main() -> None:
@@ -27,9 +29,16 @@ def main() -> None:
 
 
 def convert(source: Path, folder: Path) -> None:
-    """Reads the GGUF `source` and writes config, weights and tokenizer into `folder`."""
+    """Reads the GGUF `source` and writes config, weights, tokenizer and packed matrices into `folder`."""
     reader = gguf.GGUFReader(str(source))
     report("reading the file", 0.1)
+    _convert_model(source, reader, folder)
+    # from the folder, when the model is out of memory
+    pack_matrices(reader, folder, lambda done: report("packing", 0.85 + 0.15 * done))
+    report("packing", 1.0)
+
+
+def _convert_model(source: Path, reader: gguf.GGUFReader, folder: Path) -> None:
     model = load(source)
     tie_if_same(model, output_is_finer({tensor.name: tensor.tensor_type for tensor in reader.tensors}))
     report("reading the tokenizer", 0.6)
@@ -40,7 +49,6 @@ def convert(source: Path, folder: Path) -> None:
     report("writing", 0.8)
     save(model, folder)
     tokenizer.save_pretrained(folder)
-    report("writing", 1.0)
 
 
 def load(source: Path) -> Any:

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from engine.errors import ConversionError, DownloadError
 from engine.models import catalogue, gguf, gguf_conversion
+from engine.models.packed_weights import PACKED, open_packed
 from engine.models.resolve import resolve_model
 from tests.models.tiny_gguf import quantized, tiny_qwen2, write_gguf
 from tests.tiny_models import tiny_model
@@ -123,6 +124,15 @@ def test_real_answers_end_at_every_ending_token(smollm: tuple[Path, Path], token
     assert tokenizers[1].convert_ids_to_tokens(endings) == ["<|im_end|>", "<|endoftext|>"]
 
 
+def test_every_real_matrix_is_packed(smollm: tuple[Path, Path]) -> None:
+    dense, packed = load_file(smollm[1] / "model.safetensors"), open_packed(smollm[1])
+    matrices = {name for name, weight in dense.items() if weight.dim() == 2 and "embed_tokens" not in name}
+    assert packed.keys() == matrices | {"lm_head.weight"}
+    for name, matrix in packed.items():
+        expected = dense[name if name in dense else "model.embed_tokens.weight"].float()
+        assert (matrix.weights().bfloat16().float() == expected).all(), name
+
+
 # --- tied or not ----------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +182,24 @@ def test_two_matrices_stay_two(tmp_path: Path) -> None:
 
     assert not is_tied(folder)
     assert_same_answers(folder, weight.detach(), quantized(other, Type.Q8_0))
+
+
+@pytest.mark.parametrize("finer", ["output", "embedding"])
+def test_the_packed_output_is_the_one_that_was_kept(tmp_path: Path, finer: str) -> None:
+    weight = tiny_qwen2().lm_head.weight
+    kinds = (Type.Q5_0, Type.Q8_0) if finer == "output" else (Type.Q8_0, Type.Q5_0)
+    folder = converted(tmp_path, embedding=(weight, kinds[0]), output=(weight, kinds[1]))
+
+    packed = open_packed(folder)
+    assert packed.keys() == {"lm_head.weight"}  # all else in the file is float
+    assert torch.equal(packed["lm_head.weight"].weights(), quantized(weight, Type.Q8_0))
+
+
+def test_a_model_of_floats_has_no_packed_matrix(tmp_path: Path) -> None:
+    weight = tiny_qwen2().lm_head.weight
+    folder = converted(tmp_path, embedding=(weight, Type.F32), output=(weight, Type.Q8_0))
+    assert is_tied(folder)
+    assert not (folder / PACKED).exists()
 
 
 def test_one_matrix_stored_once_is_tied(tmp_path: Path) -> None:
@@ -232,7 +260,7 @@ def test_a_process_of_its_own_converts(tiny_file: Path) -> None:
     fractions = [fraction for _, fraction in reports if fraction is not None]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
-    assert any("dequantizing" in message for message, _ in reports)
+    assert {"dequantizing", "writing", "packing"} <= {message.rpartition(": ")[2] for message, _ in reports}
 
 
 def test_it_is_done_once(tiny_file: Path, runs: list[Path]) -> None:
