@@ -1,4 +1,4 @@
-"""Milliseconds per decoded token at several lengths of context, by this engine and, in the same run, by transformers.
+"""Milliseconds per decoded token at several lengths of context, by this engine and, in the same run, by its peers.
 
 The engine decodes over one chunk, over 32, and over 32 of 40 that were dropped and moved about.
 `python -m benchmarks.decode --help`; docs/benchmarks.md says what the figures mean.
@@ -10,7 +10,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ import torch
 
 from benchmarks import ceilings, machine, models
 from benchmarks.decode_engine import decode_rows, with_room
-from benchmarks.decode_peers import COMPILED, EAGER, GRAPH, eager_step, graph_step, time_steps
+from benchmarks.decode_outside import Asked, Peers, Remarks, outside_rows
+from benchmarks.decode_peers import EAGER, GRAPH, eager_step, graph_step, time_steps
 from benchmarks.decode_report import Report, Row, plot
 from benchmarks.goals import SHAPE
 from benchmarks.options import add_engine_options, add_shape_option, engine_config, positive
-from benchmarks.outside import run_outside
 from benchmarks.results import add_result_options, deliver
 from benchmarks.speeds import own_speeds
 from benchmarks.warm_context import Texts, all_files
@@ -30,7 +30,6 @@ from engine.config import EngineConfig
 from engine.models.decoder import Decoder
 
 CONTEXTS = (512, 8192, 32768)
-GPT_FAST = "gpt-fast"
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ class Options:
     Attributes:
         contexts: lengths in tokens.
         tokens: decoded for each; `at_once` answers are decoded together too.
-        compile_limit: seconds for each peer that compiles, all lengths together; 0 leaves them out.
-        gpt_fast: a checkout of gpt-fast, if it shall take part.
+        peers: those that take part in a process of their own.
         profile: also show how long the GPU works for a token.
     """
 
@@ -50,8 +48,7 @@ class Options:
     contexts: tuple[int, ...] = CONTEXTS
     tokens: int = 64
     at_once: int = 4
-    compile_limit: float = 0
-    gpt_fast: Path | None = None
+    peers: Peers = field(default_factory=Peers)
     profile: bool = False
 
 
@@ -71,14 +68,15 @@ def run(options: Options) -> Report:
     texts = Texts(model.tokenizer, files)
     contexts, tokens = options.contexts, options.tokens
     rows = decode_rows(model, config, texts, contexts, tokens, options.at_once, options.profile)
-    failed: list[str] = []
-    rows += _transformers(loaded.peer, contexts, tokens, failed)
+    remarks = Remarks()
+    rows += _transformers(loaded.peer, contexts, tokens, remarks.failed)
     described = machine.describe(model.device)
     work = ceilings.Work.of(model.decoder.config, model.dtype)
     dtype = model.dtype
     del loaded, model
     _give_back()
-    rows += _outside(options, dtype, failed)
+    asked = Asked(config.model, options.shape, config.device, dtype, torch.get_num_threads(), contexts, tokens)
+    rows += outside_rows(options.peers, asked, remarks)
     return Report(
         title=f"Decoding with {options.shape or config.model}, {str(dtype).removeprefix('torch.')}",
         settings=asdict(options),
@@ -86,7 +84,8 @@ def run(options: Options) -> Report:
         ceilings=limits,
         work=work,
         rows=tuple(sorted(rows, key=lambda row: contexts.index(row.context))),
-        failed=tuple(failed),
+        notes=tuple(remarks.notes),
+        failed=tuple(remarks.failed),
         with_goals=options.shape == SHAPE,
     )
 
@@ -113,27 +112,6 @@ def _transformers(peer: Any, contexts: Sequence[int], tokens: int, failed: list[
             _give_back()
 
 
-def _outside(options: Options, dtype: torch.dtype, failed: list[str]) -> Iterator[Row]:
-    """The peers that compile, each in a process of its own. The middle length comes first, if time is short."""
-    if not options.compile_limit or not options.shape:
-        return
-    contexts = [str(context) for context in sorted(options.contexts, key=lambda context: context != 8192)]
-    common = ["--contexts", *contexts, "--tokens", str(options.tokens), "--random-shape", options.shape]
-    common += ["--device", options.config.device, "--dtype", str(dtype).removeprefix("torch.")]
-    peers = {COMPILED: ("benchmarks.compiled", common)}
-    if options.gpt_fast:
-        peers[GPT_FAST] = ("benchmarks.gpt_fast", [str(options.gpt_fast), *common])
-    for name, (module, arguments) in peers.items():
-        found, problem = run_outside(module, arguments, options.compile_limit)
-        if problem:
-            failed.append(f"{name}: {problem}")
-        for one in found:
-            context = one["context"]
-            if one["skipped"]:
-                failed.append(f"{name} at {context:,}: computed without CUDA graphs")
-            yield Row(context, name, "", 1, one["median"], one["mean"], context, compiling=one["compiling"])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark as `arguments` say; 2 if it can't run."""
     parser = _parser()
@@ -153,8 +131,7 @@ def _options(given: argparse.Namespace) -> Options:
         contexts=tuple(given.contexts),
         tokens=given.tokens,
         at_once=given.at_once,
-        compile_limit=given.compile_limit,
-        gpt_fast=given.gpt_fast,
+        peers=Peers(given.compile_limit, given.gpt_fast, given.llama_cpp),
         profile=given.profile,
     )
 
@@ -170,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
         "--compile-limit", type=float, default=0, help="seconds for each peer that compiles; 0: without them"
     )
     parser.add_argument("--gpt-fast", type=Path, help="a checkout of gpt-fast, for the shape llama-3.1-8b")
+    parser.add_argument(
+        "--llama-cpp", type=Path, metavar="PYTHON", help="one that has llama_cpp or xllamacpp, for a model's own GGUF"
+    )
     parser.add_argument("--profile", action="store_true", help="show how long the GPU works for a token")
     add_result_options(parser)
     return parser

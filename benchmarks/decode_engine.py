@@ -22,26 +22,37 @@ _ROUNDS = 2
 
 @dataclass(frozen=True)
 class Layout:
-    """How a context of so many tokens is made, and how many answers are then decoded at once."""
+    """How a context of so many tokens is made, and how many answers are then decoded at once.
+
+    Attributes:
+        open: makes it, warm; tells how many tokens of a cold prompt were computed in a second, if there was such.
+    """
 
     name: str
     answers: int
-    open: Callable[[Context, Texts, int], None]
+    open: Callable[[Context, Texts, int], float | None]
 
 
 def layouts(at_once: int) -> tuple[Layout, ...]:
     """All of them; the last decodes `at_once` answers together."""
     return (
-        Layout(ONE, 1, lambda context, texts, tokens: _open_warm(context, texts, tokens, 1)),
-        Layout(MANY, 1, lambda context, texts, tokens: _open_warm(context, texts, tokens, CHUNKS)),
-        Layout(FILTERED, 1, lambda context, texts, tokens: open_filtered(context, texts, tokens, CHUNKS, DROPPED)),
-        Layout(MANY, at_once, lambda context, texts, tokens: _open_warm(context, texts, tokens, CHUNKS)),
+        Layout(ONE, 1, lambda context, texts, tokens: _open_asked(context, texts, tokens, 1)),
+        Layout(MANY, 1, lambda context, texts, tokens: _open_asked(context, texts, tokens, CHUNKS)),
+        Layout(FILTERED, 1, _open_filtered),
+        Layout(MANY, at_once, lambda context, texts, tokens: _open_asked(context, texts, tokens, CHUNKS)),
     )
 
 
-def _open_warm(context: Context, texts: Texts, tokens: int, chunks: int) -> None:
+def _open_asked(context: Context, texts: Texts, tokens: int, chunks: int) -> float:
+    """By a question that comes before any of it was computed, as nothing computes as quickly as what is waited for."""
     open_chunks(context, texts, tokens, chunks)
+    first = ask(context, 1, "exact")
     warm(context)
+    return first.done.usage.prefilled_tokens / first.first
+
+
+def _open_filtered(context: Context, texts: Texts, tokens: int) -> None:
+    open_filtered(context, texts, tokens, CHUNKS, DROPPED)
 
 
 def with_room(config: EngineConfig, contexts: Sequence[int]) -> EngineConfig:
@@ -62,11 +73,13 @@ def decode_rows(
     rows = []
     with Engine(config, model=model) as engine:
         fresh = fresh_contexts(engine)
+        _open_asked(next(fresh), texts, min(contexts), 1)
         for length in contexts:
             for layout in layouts(at_once):
                 context = next(fresh)
-                layout.open(context, texts, length)
-                rows.append(_row(context, layout, length, tokens, model.device if profile else None))
+                prefill = layout.open(context, texts, length)
+                row = _row(context, layout, length, tokens, model.device if profile else None)
+                rows.append(replace(row, prefill=prefill))
     return rows
 
 

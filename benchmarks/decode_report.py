@@ -14,6 +14,8 @@ from benchmarks.machine import in_words
 from benchmarks.table import layout, milliseconds
 
 ONE, MANY, FILTERED = "one chunk", "32 chunks", "32 of 40 chunks, moved"
+LLAMA = "llama.cpp"
+"""What the sides' names begin with that are builds of it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Row:
         per_token, mean: median and mean seconds between tokens.
         busy: seconds that the GPU worked for each, where that was profiled.
         compiling: seconds spent on compiling before.
+        prefill: prompt tokens per second, from nothing, where that was measured.
     """
 
     context: int
@@ -37,11 +40,12 @@ class Row:
     prompt: int
     busy: float | None = None
     compiling: float | None = None
+    prefill: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a run found out; `failed` names the sides that could not be measured, and why."""
+    """Everything a run found out; `notes` say what peers are, `failed` which could not be measured, and why."""
 
     title: str
     settings: dict[str, Any]
@@ -49,6 +53,7 @@ class Report:
     ceilings: Ceilings
     work: Work
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     with_goals: bool = False
     wrong: tuple[str, ...] = ()
@@ -66,12 +71,14 @@ class Report:
                 self.title,
                 in_words(self.machine),
                 str(self.ceilings),
+                *self.notes,
                 *self.failed,
                 "",
                 self._table(),
                 "",
                 "Floor: the weights and the KV read once at the speed of a copy. × says how many times faster than",
-                "transformers called as it is.",
+                "transformers called as it is"
+                + (f", × {LLAMA} than its quickest build at that length." if self._has_llama else "."),
                 *map(str, self.verdicts()),
             ]
         )
@@ -94,14 +101,23 @@ class Report:
     def _engine(self, context: int, name: str) -> Row | None:
         return next((r for r in self.rows if (r.context, r.layout, r.answers) == (context, name, 1)), None)
 
+    @property
+    def _has_llama(self) -> bool:
+        return any(row.side.startswith(LLAMA) for row in self.rows)
+
+    def _times_faster(self, row: Row, than: str) -> str:
+        """Than the quickest side at this length whose name has `than`; empty if there is none."""
+        others = [other.per_token for other in self.rows if other.context == row.context and than in other.side]
+        return f"{min(others) * row.answers / row.per_token:.2f}" if others else ""
+
     def _table(self) -> str:
         profiled = any(row.busy is not None for row in self.rows)
         heading = ["context", "side", "layout", "answers", "prompt", "ms/token", "mean", "floor", "of floor", "×"]
-        lines = [heading + ["GPU ms"] * profiled + ["compiling s"]]
+        heading += [f"× {LLAMA}"] * self._has_llama + ["prefill tok/s"] + ["GPU ms"] * profiled
+        lines = [[*heading, "compiling s"]]
         for index, row in enumerate(self.rows):
             first = not index or self.rows[index - 1].context != row.context
             floor = self.work.decode_floor(self.ceilings, row.prompt, row.answers)
-            slow = next((r.per_token for r in self.rows if r.context == row.context and "eager" in r.side), None)
             lines.append(
                 [
                     f"{row.context:,}" if first else "",
@@ -113,7 +129,9 @@ class Report:
                     milliseconds(row.mean),
                     milliseconds(floor),
                     f"{row.per_token / floor:.2f}",
-                    f"{slow * row.answers / row.per_token:.2f}" if slow else "",
+                    self._times_faster(row, "eager"),
+                    *([self._times_faster(row, LLAMA)] if self._has_llama else []),
+                    f"{row.prefill:,.0f}" if row.prefill else "",
                     *([milliseconds(row.busy)] if profiled else []),
                     f"{row.compiling:.0f}" if row.compiling else "",
                 ]

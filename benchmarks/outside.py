@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
-def run_outside(module: str, arguments: Sequence[str], limit: float) -> tuple[list[dict[str, Any]], str | None]:
+def run_outside(
+    module: str, arguments: Sequence[str], limit: float, python: str | Path = sys.executable
+) -> tuple[list[dict[str, Any]], str | None]:
     """What `python -m module` printed within `limit` seconds, and what ended it early, if anything did."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=output, stderr=errors)
+        process = subprocess.Popen([python, "-m", module, *arguments], stdout=output, stderr=errors)
         problem = _wait(process, limit)
         output.seek(0)
         errors.seek(0)
