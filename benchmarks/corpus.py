@@ -72,6 +72,11 @@ def trim(file: SourceFile, tokens: int, count: Callable[[str], int]) -> SourceFi
     return replace(file, text="".join(lines[:needed]))
 
 
+def cut(file: SourceFile, characters: int) -> SourceFile:
+    """The file's first whole lines, of at most so many characters in all; for those who have no tokens to count."""
+    return replace(file, text=file.text[: file.text.rfind("\n", 0, characters) + 1])
+
+
 def excerpt(file: SourceFile, share: float, tokens: int, count: Callable[[str], int]) -> SourceFile:
     """About `tokens` tokens of the file, from a line on that has `share` of all lines before it."""
     lines = file.text.splitlines(keepends=True)

@@ -19,7 +19,10 @@ def run_outside(
 ) -> tuple[list[dict[str, Any]], str | None]:
     """What `python -m module` printed within `limit` seconds, and what ended it early, if anything did."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen([python, "-m", module, *arguments], stdout=output, stderr=errors)
+        try:
+            process = subprocess.Popen([python, "-m", module, *arguments], stdout=output, stderr=errors)
+        except OSError as error:
+            return [], f"can't be started: {error}"
         problem = _wait(process, limit)
         output.seek(0)
         errors.seek(0)

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.busy_editor import BusyEditor, busy_editor
-from benchmarks.corpus import COUNT, SourceFile, find_files
+from benchmarks.corpus import COUNT, cut, find_files
 from benchmarks.options import positive
 from benchmarks.table import layout, milliseconds, percentile
 from ctx_lsp.terminal.client import ServerError, ServerGoneError
@@ -106,7 +106,7 @@ async def run(options: Options) -> Report:
     Raises:
         ServerError, ServerGoneError, ValueError: the engine can't be started, the files can't be used.
     """
-    files = [_cut(file, options.characters) for file in find_files(options.files)]
+    files = [cut(file, options.characters) for file in find_files(options.files)]
     server_options = {
         "model": options.model,
         "device": options.device,
@@ -174,11 +174,6 @@ async def _cancel(editor: BusyEditor, turn: str, draw: random.Random) -> float:
     question.cancel()
     await asyncio.wait([question])
     return time.perf_counter() - began
-
-
-def _cut(file: SourceFile, characters: int) -> SourceFile:
-    """The file's first whole lines, of so many characters in all."""
-    return SourceFile(file.name, file.text[: file.text.rfind("\n", 0, characters) + 1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
