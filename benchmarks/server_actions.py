@@ -11,9 +11,9 @@ from typing import Protocol
 
 from benchmarks.corpus import SourceFile, edit
 
-OPEN, WARM, EDIT, OFF, ON, REORDER, APPEND = (
-    *("open all", "same again", "edit the first", "toggle one off", "toggle it on", "reorder"),
-    "append a line",
+OPEN, WARM, EDIT, OFF, ON, UP, FRONT, APPEND = (
+    *("open all", "same again", "edit the first", "toggle one off", "toggle it on"),
+    *("move the last up", "move the last to the front", "append a line"),
 )
 
 
@@ -47,8 +47,9 @@ def actions(files: Sequence[SourceFile]) -> list[Action]:
     edited = edit(first)
     without = (edited, second, *rest)
     again = (edited, second, toggled, *rest)
-    moved = (again[-1], *again[:-1])
-    longer = append_line(moved[-1])
+    up = (edited, again[-1], *again[1:-1])
+    front = (up[-1], *up[:-1])
+    longer = append_line(front[-1])
 
     def open_all(kept: Kept) -> None:
         for file in files:
@@ -60,8 +61,9 @@ def actions(files: Sequence[SourceFile]) -> list[Action]:
         Action(EDIT, lambda kept: kept.put(edited), again, f"What does {first.name} do?"),
         Action(OFF, lambda kept: kept.switch_off(toggled.name), without, "Which of these would you test first?"),
         Action(ON, lambda kept: kept.switch_on(toggled.name), again, f"Who calls {toggled.name}?"),
-        Action(REORDER, lambda kept: kept.move(moved[0].name, 0), moved, "Name a function that could be simpler."),
-        Action(APPEND, lambda kept: kept.put(longer), (*moved[:-1], longer), f"How does {longer.name} end?"),
+        Action(UP, lambda kept: kept.move(up[1].name, 1), up, "Name a function that could be simpler."),
+        Action(FRONT, lambda kept: kept.move(front[0].name, 0), front, "Which two of these are most alike?"),
+        Action(APPEND, lambda kept: kept.put(longer), (*front[:-1], longer), f"How does {longer.name} end?"),
     ]
 
 

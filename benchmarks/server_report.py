@@ -12,11 +12,11 @@ from typing import Any
 
 from benchmarks.goals import RatioVerdict
 from benchmarks.machine import in_words
-from benchmarks.server_actions import APPEND, EDIT, OFF, ON, REORDER
+from benchmarks.server_actions import APPEND, EDIT, FRONT, OFF, ON, UP
 from benchmarks.server_stream import Reply
 from benchmarks.table import layout, milliseconds
 
-MOST = {EDIT: 1 / 5, OFF: 1 / 5, ON: 1 / 5, REORDER: 1 / 5, APPEND: 1.0}
+MOST = {EDIT: 1 / 5, OFF: 1 / 5, ON: 1 / 5, UP: 1 / 5, FRONT: 1 / 5, APPEND: 1.0}
 """Of the quickest other server's time, the most that this engine may take to the first token after an action."""
 
 

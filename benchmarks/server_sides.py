@@ -16,7 +16,7 @@ from benchmarks.corpus import SourceFile
 from benchmarks.server_actions import Action
 from benchmarks.server_stream import Reply, ask
 from engine.chunk_frame import ChunkText, frame
-from engine.config import DEFAULT_INSTRUCTIONS
+from engine.config import DEFAULT_INSTRUCTIONS, Fidelity
 from engine.types import ChunkKind
 
 _POLL_SECONDS = 0.1
@@ -44,13 +44,13 @@ class Side(Protocol):
 
 
 class EngineSide:
-    """ctx-engine: a context per round, of fixed order. A question is asked as editors ask, at the default fidelity."""
+    """ctx-engine: a context per round, of fixed order."""
 
     name = "ctx-lsp"
 
-    def __init__(self, http: httpx.Client, answer_tokens: int) -> None:
+    def __init__(self, http: httpx.Client, answer_tokens: int, fidelity: Fidelity) -> None:
         self._http = http
-        self._tokens = answer_tokens
+        self._body = {"max_tokens": answer_tokens, "fidelity": fidelity}
         self._context = ""
 
     def begin(self, number: int) -> None:
@@ -66,7 +66,7 @@ class EngineSide:
 
     def ask(self, action: Action) -> Reply:
         messages = [{"role": "user", "content": action.question}]
-        return ask(self._http, {"messages": messages, "max_tokens": self._tokens, "context": self._context})
+        return ask(self._http, {**self._body, "messages": messages, "context": self._context})
 
     def settle(self) -> None:
         """Until all KV is exact and the engine computes no more, as it does while its user reads and types."""

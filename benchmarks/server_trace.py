@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -28,8 +29,10 @@ from benchmarks.server_report import Report, Sample, rows
 from benchmarks.server_sides import EngineSide, PromptSide, Side
 from benchmarks.speeds import own_speeds
 from benchmarks.trace_plot import plot
+from engine.config import Fidelity
 
-_WARM_UP_CHARACTERS = 150
+_WARM_UP_CHARACTERS = 300
+_NAMES = {"xllamacpp": "llama-server", "llama_cpp": "llama_cpp.server"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Options:
     characters: int = 1600
     repeat: int = 3
     answer_tokens: int = 4
+    fidelity: Fidelity = "auto"
 
     @property
     def servers(self) -> tuple[LlamaServer, ...]:
@@ -61,9 +65,6 @@ class Options:
             return tuple(plain)
         name = f"llama-server --cache-reuse {self.cache_reuse}"
         return (*plain, LlamaServer(name, self.llama_cpp, "xllamacpp", self.cache_reuse))
-
-
-_NAMES = {"xllamacpp": "llama-server", "llama_cpp": "llama_cpp.server"}
 
 
 def run(options: Options) -> Report:
@@ -92,7 +93,8 @@ def run(options: Options) -> Report:
 def _sides(options: Options, gguf: Path, folder: Path, stack: ExitStack) -> list[Side]:
     """All servers, started one after the other."""
     started = ["--model", options.model, "--device", "cpu", "--threads", str(options.threads)]
-    sides: list[Side] = [EngineSide(stack.enter_context(ctx_engine(started, folder)), options.answer_tokens)]
+    engine = stack.enter_context(ctx_engine(started, folder))
+    sides: list[Side] = [EngineSide(engine, options.answer_tokens, options.fidelity)]
     for number, server in enumerate(options.servers):
         running = llama_server(server, gguf, options.threads, options.context, folder / f"llama-{number}.log")
         sides.append(PromptSide(server.name, stack.enter_context(running), options.answer_tokens))
@@ -149,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--characters", type=positive, default=Options.characters, help="of each file")
     parser.add_argument("--repeat", type=positive, default=Options.repeat, help="rounds, of which medians are shown")
     parser.add_argument("--answer-tokens", type=positive, default=Options.answer_tokens)
+    parser.add_argument("--fidelity", choices=get_args(Fidelity), default=Options.fidelity, help="of ctx-engine's")
     add_result_options(parser)
     return parser
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import server_trace
 from benchmarks.corpus import SourceFile, cut
-from benchmarks.server_actions import APPEND, EDIT, OFF, ON, OPEN, REORDER, WARM, actions, of_round
+from benchmarks.server_actions import APPEND, EDIT, FRONT, OFF, ON, OPEN, UP, WARM, actions, of_round
 from benchmarks.server_processes import LlamaServer, llama_server
 from benchmarks.server_report import MOST, Report, Sample, rows
 from benchmarks.server_sides import EngineSide, messages
@@ -21,7 +21,7 @@ from benchmarks.server_stream import Reply, read
 from tests.benchmarks.files import FILES
 from tests.tiny_models import tiny_model
 
-NAMES = [OPEN, WARM, EDIT, OFF, ON, REORDER, APPEND]
+NAMES = [OPEN, WARM, EDIT, OFF, ON, UP, FRONT, APPEND]
 
 
 class Shelf:
@@ -138,7 +138,7 @@ def test_goals_are_held_against_the_quickest_server() -> None:
     found = list(report(*samples).verdicts())
     assert [verdict.met for verdict in found] == [False, True, True]
     assert all("quick" in verdict.what for verdict in found)
-    assert {EDIT, OFF, ON, REORDER, APPEND} == set(MOST)
+    assert {EDIT, OFF, ON, UP, FRONT, APPEND} == set(MOST)
 
 
 def test_the_table_says_what_a_server_told() -> None:
