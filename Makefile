@@ -1,4 +1,4 @@
-# `make chat` and `make test` set themselves up in .venv, once, and again when pyproject.toml or constraints.txt change.
+# `make chat` and `make test` set themselves up in .venv, once, and again when what it is built of changes.
 #
 #   make chat                                   chat about the current folder
 #   make chat DIR=~/project MODEL=smollm2-135m  another folder, another model
@@ -14,6 +14,8 @@ FILES    ?=
 ARGS     ?=
 
 BIN      := $(VENV)/bin
+# what an installed ctx-lsp is made from, beside the Python that is used where it lies
+BUILT_OF := pyproject.toml constraints.txt setup.py $(wildcard engine/native/src/*)
 PIP      := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES  := engine ctx_lsp benchmarks tests
 say       = @[ -t 1 ] && printf '\033[1m==> %s\033[0m\n' "$(1)" || printf '==> %s\n' "$(1)"
@@ -59,17 +61,17 @@ dist: $(VENV)/.ready-dev ## wheel and sdist in dist/
 	@$(BIN)/python -m build --outdir dist
 
 clean: ## remove .venv, builds and caches
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build dist *.egg-info engine/native/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv: $(VENV)/.ready-dev ## only set up .venv for development
 
-$(VENV)/.ready-chat: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.ready-chat: $(BUILT_OF) | $(BIN)/python
 	$(call say,Installing ctx-lsp into $(VENV). Once; PyTorch alone is some hundred MB.)
 	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.ready-dev: $(BUILT_OF) | $(BIN)/python
 	$(call say,Installing ctx-lsp and its development tools into $(VENV). Once; PyTorch alone is some hundred MB.)
 	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.ready-chat

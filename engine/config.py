@@ -41,11 +41,14 @@ class EngineConfig:
         slice_tokens: most tokens prefilled before the worker looks for more urgent work. None sizes slices by measured
             speed: what others wait for takes about 25 ms, where a device can compute 128 tokens in that time.
         max_batch: most answers decoded together.
-        threads: CPU threads for tensor work; None leaves torch's own choice.
+        threads: most CPU threads for tensor work; None leaves torch's own choice. Decoding takes fewer where these are
+            as quick.
         refine: whether contexts' KV is kept up in the background by itself, until all of it is exact; without it,
             background prefill is done when `populate` asks for it.
         speculation: whether tokens that are likely to come next, because they have stood behind the same words before,
             are computed together with the next one. Answers are the same as without.
+        quantized_decode: whether steps of few tokens on a CPU read a GGUF's own quantized weights, where the model came
+            from one; without, the weights that prefill multiplies with, which are two to four times as many bytes.
         latency_budget: seconds that an `auto` question waits longer for exact KV than for the KV there is, and that may
             go into chunks brought in from elsewhere before they are read.
     """
@@ -64,6 +67,7 @@ class EngineConfig:
     threads: int | None = None
     refine: bool = True
     speculation: bool = True
+    quantized_decode: bool = True
     latency_budget: float = 0.3
 
     def __post_init__(self) -> None:

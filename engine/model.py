@@ -92,7 +92,12 @@ def load_model(config: EngineConfig, progress: Progress | None = None) -> Loaded
         return _load_shards(config, folder, devices, dtype, progress)
     with on_device(devices[0]):
         decoder, fingerprint = load_language_model(
-            folder, device=devices[0], dtype=dtype, max_context=config.max_context, progress=progress
+            folder,
+            device=devices[0],
+            dtype=dtype,
+            max_context=config.max_context,
+            packed=config.quantized_decode,
+            progress=progress,
         )
         return equip(config, decoder, Tokenizer.from_folder(folder), fingerprint)
 

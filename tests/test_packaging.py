@@ -20,6 +20,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from engine.native.library import levels
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("engine", "ctx_lsp")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -57,6 +59,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path):
     assert expected <= names
     assert {name.split("/")[0] for name in names} == {*PACKAGES, wheel.name.split("-py3")[0] + ".dist-info"}
     assert {"engine/py.typed", "ctx_lsp/py.typed"} <= names
+    assert {f"engine/native/ctx_native-{level}.so" for level in levels()} <= names
 
 
 def test_the_wheel_carries_its_license_and_commands(wheel: Path):
@@ -73,7 +76,8 @@ def test_the_sdist_holds_what_its_users_read(dist: Path):
     (path,) = dist.glob("ctx_lsp-*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"README.md", "LICENSE", "pyproject.toml"} <= names
+    assert {"README.md", "LICENSE", "pyproject.toml", "setup.py"} <= names
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "engine/native/src").iterdir()} <= names
 
 
 def test_an_installed_wheel_has_both_commands(wheel: Path, tmp_path: Path):

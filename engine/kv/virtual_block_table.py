@@ -87,16 +87,23 @@ class VirtualBlockTable:
         return VirtualBlockTable(block_ids, first, valid, starts, deltas, tokens, self.block_size)
 
     @cached_property
-    def runs(self) -> tuple[Run, ...]:
-        """The table as views of the pool: neighbouring blocks with one Δ and no gap between them merged."""
+    def run_columns(self) -> IntArray:
+        """The table as views of the pool, [runs, 4]: slot, length, start and Δ of each, as `Run` has them.
+
+        Neighbouring blocks with one Δ and no gap between them are one.
+        """
         if not len(self.block_ids):
-            return ()
+            return np.empty((0, 4), dtype=np.int32)
         slots = self.block_ids * self.block_size + self.first
         apart = (slots[1:] != slots[:-1] + self.valid[:-1]) | (self.deltas[1:] != self.deltas[:-1])
         begins = np.concatenate(([0], np.flatnonzero(apart) + 1))
-        lengths = np.add.reduceat(self.valid, begins)
-        columns = (slots[begins], lengths, self.starts[begins], self.deltas[begins])
-        return tuple(Run(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
+        lengths = np.add.reduceat(self.valid, begins, dtype=np.int32)
+        return np.stack((slots[begins], lengths, self.starts[begins], self.deltas[begins]), 1)
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The same, one by one."""
+        return tuple(Run(*run) for run in self.run_columns.tolist())
 
 
 def _entries(placement: Placement, size: int) -> tuple[IntArray, ...]:

@@ -6,7 +6,7 @@ of KV or blocks, nor of positions: the attention that its caller brings also rot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from engine.models.choose_ops import choose_ops
 from engine.models.decoder_config import DecoderConfig
 from engine.models.decoder_ops import DecoderOps
 from engine.models.language_model import Attend, AttendOrKeep, LayerSpec
+from engine.models.packed_weights import PackedMatrix
 from engine.models.rotary import RotaryTable
 
 
@@ -62,6 +63,9 @@ class Decoder:
 
     Args:
         ops: what its layers are computed with; None for what is quickest on the weights' device.
+
+    Attributes:
+        packed: matrices as the model's GGUF has them, by transformers' names; they agree with `weights`.
     """
 
     stateful = False
@@ -70,6 +74,7 @@ class Decoder:
     def __init__(self, config: DecoderConfig, weights: DecoderWeights, ops: DecoderOps | None = None) -> None:
         self.config = config
         self.weights = weights
+        self.packed: Mapping[str, PackedMatrix] = {}
         self._ops = ops or choose_ops(weights.embedding.device, config.rms_norm_eps)
         self.rotary = (RotaryTable.of(config.rope, 2 * config.max_position, weights.embedding.device),)
         self.exact_only: str | None = None

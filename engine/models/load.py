@@ -12,6 +12,7 @@ from engine.models.decoder import Decoder
 from engine.models.decoder_config import read_decoder_config
 from engine.models.language_model import LanguageModel
 from engine.models.loading import load_decoder, model_fingerprint
+from engine.models.packed_weights import open_packed
 from engine.models.progress import Progress
 from engine.models.proof import check_moving
 
@@ -25,6 +26,7 @@ def load_language_model(
     device: torch.device,
     dtype: torch.dtype,
     max_context: int | None = None,
+    packed: bool = True,
     progress: Progress | None = None,
 ) -> tuple[LanguageModel, bytes]:
     """The model in `folder`, with what is proven of it in `exact_only`, and its fingerprint (32 bytes).
@@ -32,6 +34,7 @@ def load_language_model(
     Args:
         dtype: of the weights in memory.
         max_context: longest text it will see, tokens; None for the model's own limit.
+        packed: whether a decoder on the CPU gets the quantized weights beside these, if there are any in `folder`.
         progress: called with a message and the fraction read so far, or None.
 
     Raises:
@@ -50,6 +53,8 @@ def load_language_model(
         )
         return adapted, transformers_fingerprint(folder, dtype)
     decoder = proven(load_decoder(folder, device=device, dtype=dtype, progress=progress))
+    if packed and device.type == "cpu":
+        decoder.packed = open_packed(folder)
     return decoder, model_fingerprint(folder, config, dtype)
 
 

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.attention.by_size import BySize
+from engine.attention.torch_attention import TorchAttention
 from engine.device import on_device
 from engine.model import LoadedModel, Progress
 from engine.models.decoder import Decoder
 from engine.models.language_model import LanguageModel
 from engine.models.progress import silent
+from engine.native.prepare import prepare_stepper
+from engine.runtime.native_steps import NativeSteps
 from engine.runtime.runner import Runner, SmallSteps
 
 if TYPE_CHECKING:
@@ -26,11 +29,14 @@ _STEPS = (1, 512)
 
 
 def make_runner(model: LoadedModel, progress: Progress | None = None) -> Runner:
-    """The runner of `model`; on CUDA its kernels are compiled, and small steps captured as graphs."""
+    """The runner of `model`; on CUDA its kernels are compiled, and small steps captured as graphs.
+
+    Nothing in the model's pool may be in use yet.
+    """
     with on_device(model.device):
         if model.followers is not None:
             return make_parallel_runner(model, progress or silent)
-        small_steps = _prepared(model, progress or silent) if model.device.type == "cuda" else None
+        small_steps = _prepared(model, progress or silent) if model.device.type == "cuda" else _native(model)
         return Runner(model.decoder, model.attention, model.device, small_steps)
 
 
@@ -62,6 +68,14 @@ def make_parallel_runner(model: LoadedModel, progress: Progress, sizes: Sequence
                 decoder, attention, sizes, lambda share: progress(_PREPARING, share), others.replays
             )
     return Runner(decoder, attention, model.device, graphs, others)
+
+
+def _native(model: LoadedModel) -> SmallSteps | None:
+    """Only beside torch's attention: another one was asked for by its name, and shall attend."""
+    if not isinstance(model.decoder, Decoder) or not isinstance(model.attention, TorchAttention):
+        return None
+    stepper = prepare_stepper(model.decoder, model.pool)
+    return NativeSteps(stepper, model.pool) if stepper is not None else None
 
 
 def _prepared(model: LoadedModel, progress: Progress) -> SmallSteps | None:

@@ -1,0 +1,47 @@
+"""The structures of src/model.h, field by field, as C's compiler lays them out."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int32, c_int64, c_void_p
+
+MOST_TOKENS = 16
+"""Of one step."""
+
+DENSE_F32, DENSE_BF16 = 0, 1
+PACKED = {"q4": 2, "q5": 3, "q6": 4, "q8": 5}
+F32, BF16 = 0, 1
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = (("kind", c_int32), ("rows", c_int32), ("columns", c_int32), ("data", c_void_p), ("bias", c_void_p))
+
+
+class Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")),
+        *((name, Matrix) for name in ("q", "k", "v", "output", "gate", "up", "down")),
+        *((name, c_void_p) for name in ("keys", "values")),
+        ("scale", c_float),
+        ("window", c_int32),
+        ("rotates", c_int32),
+    )
+
+
+class Model(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("num_layers", "hidden", "inner", "heads", "kv_heads", "head_dim", "vocab")),
+        *((name, c_int32) for name in ("kv_kind", "embedding_kind")),
+        ("slots", c_int64),
+        ("eps", c_float),
+        *((name, c_void_p) for name in ("embedding", "norm", "cos", "sin")),
+        ("head", Matrix),
+        ("layers", ctypes.POINTER(Layer)),
+    )
+
+
+class Step(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("tokens", "rows", "wanted")),
+        *((name, c_void_p) for name in ("ids", "positions", "slots", "row", "run", "wanted_tokens", "logits")),
+    )

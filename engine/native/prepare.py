@@ -1,0 +1,60 @@
+"""Makes the stepper of a decoder, with as many threads as make it quicker on this machine."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import torch
+
+from engine.kv.pool import KVPool
+from engine.models.decoder import Decoder
+from engine.native.library import load_library
+from engine.native.stepper import StepArrays, Stepper, unfit
+
+logger = logging.getLogger(__name__)
+
+_WORTH = 0.95
+"""More threads are taken if a step then takes less than this share of the time."""
+_TRIALS = 3
+
+
+def prepare_stepper(decoder: Decoder, pool: KVPool) -> Stepper | None:
+    """The stepper of `decoder` over `pool`, of which nothing may be in use yet; None if there can be none."""
+    library = load_library()
+    problem = "no library was built for this processor" if library is None else unfit(decoder, pool)
+    if library is None or problem is not None:
+        logger.info("small steps are computed in torch: %s", problem)
+        return None
+    stepper = Stepper(library, decoder, pool, decoder.packed, torch.get_num_threads())
+    stepper.threads = _quickest(stepper)
+    logger.info("small steps are computed with %d of %d threads", stepper.threads, torch.get_num_threads())
+    return stepper
+
+
+def _quickest(stepper: Stepper) -> int:
+    """The least number of threads that more hardly improve on. Reading memory keeps few of them waiting for it."""
+    most, best = stepper.threads, 1
+    if most == 1:
+        return 1
+    _seconds(stepper, most)  # brings the weights into memory
+    least = _seconds(stepper, 1)
+    for threads in sorted({*(1 << power for power in range(1, most.bit_length())), most}):
+        seconds = _seconds(stepper, threads)
+        if seconds < _WORTH * least:
+            best, least = threads, seconds
+    return best
+
+
+def _seconds(stepper: Stepper, threads: int) -> float:
+    """The time of a step of one token without context, in the first slot of the pool."""
+    stepper.threads = threads
+    none, zero = np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int32)
+    rows, runs = np.array([[0, 1, 0, 1]], dtype=np.int32), np.array([[0, 1, 0, 0]], dtype=np.int32)
+    least = float("inf")
+    for _ in range(_TRIALS):
+        begun = time.perf_counter()
+        stepper.step(StepArrays(zero, zero, zero, rows, runs, none))
+        least = min(least, time.perf_counter() - begun)
+    return least

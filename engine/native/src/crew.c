@@ -1,0 +1,123 @@
+#define _GNU_SOURCE
+#include "crew.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+/* How often a thread looks again before it lets others have its core: some microseconds, a few phases' difference. */
+enum { PATIENCE = 4000 };
+
+typedef struct {
+    Crew *crew;
+    int number;
+    pthread_t thread;
+} Hand;
+
+struct Crew {
+    int size, active;
+    void (*work)(void *, int);
+    void *job;
+    atomic_int next_task, waiting;
+    atomic_uint phase;
+    atomic_int unfinished;
+    /* below the lock */
+    pthread_mutex_t lock;
+    pthread_cond_t called;
+    unsigned jobs;
+    int closing;
+    Hand hands[];
+};
+
+static void breathe(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void wait_a_little(int looked) {
+    if (looked < PATIENCE)
+        breathe();
+    else
+        sched_yield();
+}
+
+static void *stand_by(void *of) {
+    Hand *hand = of;
+    Crew *crew = hand->crew;
+    unsigned seen = 0;
+    for (;;) {
+        pthread_mutex_lock(&crew->lock);
+        while (crew->jobs == seen && !crew->closing) pthread_cond_wait(&crew->called, &crew->lock);
+        seen = crew->jobs;
+        int closing = crew->closing, wanted = hand->number < crew->active;
+        pthread_mutex_unlock(&crew->lock);
+        if (closing) return NULL;
+        if (!wanted) continue;
+        crew->work(crew->job, hand->number);
+        atomic_fetch_sub(&crew->unfinished, 1);
+    }
+}
+
+Crew *crew_new(int threads) {
+    Crew *crew = calloc(1, sizeof(Crew) + (size_t)threads * sizeof(Hand));
+    if (!crew) return NULL;
+    pthread_mutex_init(&crew->lock, NULL);
+    pthread_cond_init(&crew->called, NULL);
+    crew->size = 1;
+    for (int i = 1; i < threads; i++) {
+        crew->hands[i] = (Hand){crew, i, 0};
+        if (pthread_create(&crew->hands[i].thread, NULL, stand_by, &crew->hands[i])) {
+            crew_free(crew);
+            return NULL;
+        }
+        crew->size++;
+    }
+    return crew;
+}
+
+void crew_free(Crew *crew) {
+    pthread_mutex_lock(&crew->lock);
+    crew->closing = 1;
+    pthread_cond_broadcast(&crew->called);
+    pthread_mutex_unlock(&crew->lock);
+    for (int i = 1; i < crew->size; i++) pthread_join(crew->hands[i].thread, NULL);
+    pthread_cond_destroy(&crew->called);
+    pthread_mutex_destroy(&crew->lock);
+    free(crew);
+}
+
+void crew_run(Crew *crew, int threads, void (*work)(void *, int), void *job) {
+    pthread_mutex_lock(&crew->lock);
+    crew->active = threads < crew->size ? threads : crew->size;
+    crew->work = work;
+    crew->job = job;
+    atomic_store(&crew->next_task, 0);
+    atomic_store(&crew->waiting, 0);
+    atomic_store(&crew->unfinished, crew->active - 1);
+    if (crew->active > 1) {
+        crew->jobs++;
+        pthread_cond_broadcast(&crew->called);
+    }
+    pthread_mutex_unlock(&crew->lock);
+    work(job, 0);
+    for (int looked = 0; atomic_load(&crew->unfinished); looked++) wait_a_little(looked);
+}
+
+int crew_take(Crew *crew, int count) { return atomic_fetch_add(&crew->next_task, count); }
+
+int crew_threads(const Crew *crew) { return crew->active; }
+
+void crew_meet(Crew *crew) {
+    unsigned phase = atomic_load(&crew->phase);
+    if (atomic_fetch_add(&crew->waiting, 1) == crew->active - 1) {
+        atomic_store(&crew->waiting, 0);
+        atomic_store(&crew->next_task, 0);
+        atomic_fetch_add(&crew->phase, 1);
+        return;
+    }
+    for (int looked = 0; atomic_load(&crew->phase) == phase; looked++) wait_a_little(looked);
+}

@@ -1,0 +1,181 @@
+#include "matrix.h"
+
+#include <math.h>
+
+#include "simd.h"
+
+/* Packed matrices: a block is TILE rows times GROUP columns; see engine/native/packing.py. */
+
+typedef struct {
+    int bits, group, offset, has_min;
+} Kind;
+
+enum { MOST_AT_ONCE = 4, AHEAD = 1024, LINE = 64 };
+
+INLINE Kind kind_of(int kind) {
+    switch (kind) {
+    case PACKED_Q4: return (Kind){4, 32, 0, 1};
+    case PACKED_Q5: return (Kind){5, 32, 16, 0};
+    case PACKED_Q6: return (Kind){6, 16, 32, 0};
+    default: return (Kind){8, 32, 128, 0};
+    }
+}
+
+INLINE int scale_bytes(Kind kind) { return 2 * TILE * (GROUP / kind.group + kind.has_min); }
+
+INLINE int block_bytes(Kind kind) { return scale_bytes(kind) + TILE * GROUP * kind.bits / 8; }
+
+/* Four columns of a block from each of its rows, as unsigned bytes: j counts them, 0 … 7. */
+INLINE u8x64 columns(const uint8_t *block, Kind kind, int j) {
+    if (kind.bits == 8) return load_bytes(block + 64 * j);
+    u8x64 bytes = load_bytes(block + 64 * (j & 3));
+    bytes = j < 4 ? low_nibbles(bytes) : high_nibbles(bytes);
+    for (int plane = 0; plane < kind.bits - 4; plane++) {
+        uint64_t bits;
+        memcpy(&bits, block + 256 + 64 * plane + 8 * j, sizeof bits);
+        bytes = add_where(bytes, bits, (uint8_t)(16 << plane));
+    }
+    return bytes;
+}
+
+/* A tile for N vectors; `kind` and N are constants wherever this is used. */
+INLINE void packed_tile(const uint8_t *block, const Vectors *x, int first, Kind kind, const int n, Tile out) {
+    const int groups = x->length / GROUP, parts = GROUP / kind.group, per_part = 8 / parts;
+    f32x16 total[MOST_AT_ONCE];
+    for (int t = 0; t < n; t++) total[t] = splat(0);
+    for (int g = 0; g < groups; g++, block += block_bytes(kind)) {
+        for (int line = 0; line < block_bytes(kind); line += LINE) __builtin_prefetch(block + AHEAD + line);
+        const uint8_t *numbers = block + scale_bytes(kind);
+        for (int part = 0; part < parts; part++) {
+            i32x16 dots[MOST_AT_ONCE];
+            for (int t = 0; t < n; t++) {
+                const int32_t *sums = x->sums + ((size_t)(first + t) * groups + g) * 2;
+                int32_t sum = kind.group == GROUP ? sums[0] + sums[1] : sums[part];
+                dots[t] = splat_int(-kind.offset * sum);
+            }
+#pragma GCC unroll 8
+            for (int j = part * per_part; j < (part + 1) * per_part; j++) {
+                u8x64 weights = columns(numbers, kind, j);
+                for (int t = 0; t < n; t++) {
+                    int32_t four;
+                    memcpy(&four, x->bytes + (size_t)(first + t) * x->length + g * GROUP + 4 * j, sizeof four);
+                    dots[t] = dot(dots[t], weights, four, kind.bits == 8);
+                }
+            }
+            f32x16 scale = load_f16(block + 2 * TILE * part);
+            for (int t = 0; t < n; t++)
+                total[t] += to_float(dots[t]) * (scale * x->scales[(size_t)(first + t) * groups + g]);
+        }
+        if (kind.has_min) {
+            f32x16 min = load_f16(block + 2 * TILE * parts);
+            for (int t = 0; t < n; t++) {
+                size_t at = (size_t)(first + t) * groups + g;
+                total[t] += min * (x->scales[at] * (float)(x->sums[2 * at] + x->sums[2 * at + 1]));
+            }
+        }
+    }
+    for (int t = 0; t < n; t++) store_floats(out[first + t], total[t]);
+}
+
+INLINE void packed_tile_of(const uint8_t *block, const Vectors *x, int tokens, Kind kind, Tile out) {
+    int t = 0;
+    for (; tokens - t >= 4; t += 4) packed_tile(block, x, t, kind, 4, out);
+    switch (tokens - t) {
+    case 1: packed_tile(block, x, t, kind, 1, out); break;
+    case 2: packed_tile(block, x, t, kind, 2, out); break;
+    case 3: packed_tile(block, x, t, kind, 3, out); break;
+    }
+}
+
+/* Dense matrices. */
+
+INLINE f32x16 load_weights(const void *data, size_t at, int kind) {
+    return kind == DENSE_BF16 ? load_bf16((const uint16_t *)data + at) : load_floats((const float *)data + at);
+}
+
+INLINE float load_weight(const void *data, size_t at, int kind) {
+    if (kind == DENSE_F32) return ((const float *)data)[at];
+    uint32_t bits = (uint32_t)((const uint16_t *)data)[at] << 16;
+    float weight;
+    memcpy(&weight, &bits, sizeof weight);
+    return weight;
+}
+
+INLINE void dense_row(const void *data, size_t row, const Vectors *x, int first, int kind, const int n, int at, Tile out) {
+    const int length = x->length, whole = length / 16 * 16;
+    const size_t begin = row * (size_t)length;
+    f32x16 total[MOST_AT_ONCE];
+    for (int t = 0; t < n; t++) total[t] = splat(0);
+    for (int i = 0; i < whole; i += 16) {
+        f32x16 weights = load_weights(data, begin + i, kind);
+        for (int t = 0; t < n; t++) total[t] += weights * load_floats(x->values + (size_t)(first + t) * length + i);
+    }
+    for (int t = 0; t < n; t++) {
+        float sum = sum_of(total[t]);
+        for (int i = whole; i < length; i++)
+            sum += load_weight(data, begin + i, kind) * x->values[(size_t)(first + t) * length + i];
+        out[first + t][at] = sum;
+    }
+}
+
+INLINE void dense_tile(const Matrix *matrix, int tile, const Vectors *x, int tokens, int kind, Tile out) {
+    int rows = matrix->rows - tile * TILE < TILE ? matrix->rows - tile * TILE : TILE;
+    for (int at = 0; at < rows; at++) {
+        size_t row = (size_t)tile * TILE + at;
+        int t = 0;
+        for (; tokens - t >= 4; t += 4) dense_row(matrix->data, row, x, t, kind, 4, at, out);
+        for (; t < tokens; t++) dense_row(matrix->data, row, x, t, kind, 1, at, out);
+    }
+}
+
+static int is_packed(const Matrix *matrix) { return matrix->kind >= PACKED_Q4; }
+
+/* Round GROUP numbers to bytes: the largest becomes ±127. */
+static void round_group(const float *values, int8_t *bytes, float *scale, int32_t *sums) {
+    float most = 0;
+    for (int i = 0; i < GROUP; i++) most = fmaxf(most, fabsf(values[i]));
+    *scale = most / 127;
+    float inverse = most > 0 ? 127 / most : 0;
+    for (int half = 0; half < 2; half++) {
+        int32_t sum = 0;
+        for (int i = 0; i < GROUP / 2; i++) {
+            /* to the nearest, by the bits that fall off a float this large */
+            float shifted = values[half * GROUP / 2 + i] * inverse + 12582912.0f;
+            int32_t bits;
+            memcpy(&bits, &shifted, sizeof bits);
+            bits -= 0x4b400000;
+            bytes[half * GROUP / 2 + i] = (int8_t)bits;
+            sum += bits;
+        }
+        sums[half] = sum;
+    }
+}
+
+void vectors_prepare(Vectors *to, int tokens, const Matrix *matrix) {
+    if (!is_packed(matrix)) return;
+    size_t groups = (size_t)tokens * to->length / GROUP;
+    for (size_t g = 0; g < groups; g++)
+        round_group(to->values + g * GROUP, to->bytes + g * GROUP, to->scales + g, to->sums + 2 * g);
+}
+
+int matrix_tiles(const Matrix *matrix) { return (matrix->rows + TILE - 1) / TILE; }
+
+int64_t matrix_tile_bytes(const Matrix *matrix) {
+    if (is_packed(matrix)) return (int64_t)matrix->columns / GROUP * block_bytes(kind_of(matrix->kind));
+    return (int64_t)TILE * matrix->columns * (matrix->kind == DENSE_BF16 ? 2 : 4);
+}
+
+void matrix_tile(const Matrix *matrix, int tile, const Vectors *x, int tokens, Tile out) {
+    const uint8_t *block = (const uint8_t *)matrix->data + matrix_tile_bytes(matrix) * tile;
+    switch (matrix->kind) {
+    case DENSE_F32: dense_tile(matrix, tile, x, tokens, DENSE_F32, out); break;
+    case DENSE_BF16: dense_tile(matrix, tile, x, tokens, DENSE_BF16, out); break;
+    case PACKED_Q4: packed_tile_of(block, x, tokens, kind_of(PACKED_Q4), out); break;
+    case PACKED_Q5: packed_tile_of(block, x, tokens, kind_of(PACKED_Q5), out); break;
+    case PACKED_Q6: packed_tile_of(block, x, tokens, kind_of(PACKED_Q6), out); break;
+    case PACKED_Q8: packed_tile_of(block, x, tokens, kind_of(PACKED_Q8), out); break;
+    }
+    if (!matrix->bias) return;
+    for (int t = 0; t < tokens; t++)
+        for (int i = 0; i < TILE && tile * TILE + i < matrix->rows; i++) out[t][i] += matrix->bias[tile * TILE + i];
+}

@@ -1,0 +1,167 @@
+/* Sixteen lanes of 32 bits, whatever the processor calls them.
+
+   Arithmetic is the compiler's own on vector types; only what it does not find by itself stands here, for AVX-512 and
+   AVX2 by intrinsics, for all others as loops. */
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x32 __attribute__((vector_size(64)));
+typedef uint8_t u8x64 __attribute__((vector_size(64)));
+
+INLINE f32x16 splat(float x) { return (f32x16){} + x; }
+
+INLINE i32x16 splat_int(int32_t x) { return (i32x16){} + x; }
+
+INLINE f32x16 to_float(i32x16 x) { return __builtin_convertvector(x, f32x16); }
+
+INLINE u8x64 load_bytes(const uint8_t *from) {
+    u8x64 bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return bytes;
+}
+
+INLINE f32x16 load_floats(const float *from) {
+    f32x16 floats;
+    memcpy(&floats, from, sizeof floats);
+    return floats;
+}
+
+INLINE void store_floats(float *to, f32x16 floats) { memcpy(to, &floats, sizeof floats); }
+
+INLINE f32x16 larger(f32x16 a, f32x16 b) {
+    i32x16 first = a > b;
+    return (f32x16)((first & (i32x16)a) | (~first & (i32x16)b));
+}
+
+INLINE float sum_of(f32x16 x) {
+    float lanes[16];
+    memcpy(lanes, &x, sizeof lanes);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
+/* Of sixteen rows of sixteen the columns: four rounds, each interleaving the first half of the rows with the second. */
+INLINE void transpose(f32x16 rows[16]) {
+    for (int round = 0; round < 4; round++) {
+        f32x16 next[16];
+        for (int i = 0; i < 8; i++) {
+            next[2 * i] = __builtin_shufflevector(rows[i], rows[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22,
+                                                  7, 23);
+            next[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
+                                                      29, 14, 30, 15, 31);
+        }
+        memcpy(rows, next, sizeof next);
+    }
+}
+
+/* e^x as 2^n · 2^f, the latter by a polynomial; relative error below 3e-7, and 2^±126 at most */
+INLINE f32x16 exponential(f32x16 x) {
+    const f32x16 rounder = splat(12582912.0f); /* adding it leaves the integer part in the low bits */
+    f32x16 scaled = larger(x * 1.44269504f, splat(-126));
+    scaled = -larger(-scaled, splat(-126));
+    f32x16 shifted = scaled + rounder, rest = scaled - (shifted - rounder);
+    f32x16 power = splat(1.33336498e-3f);
+    power = power * rest + 9.61793571e-3f;
+    power = power * rest + 5.55036440e-2f;
+    power = power * rest + 2.40226510e-1f;
+    power = power * rest + 6.93147182e-1f;
+    power = power * rest + 1.0f;
+    return (f32x16)((i32x16)power + (((i32x16)shifted - 0x4b400000) << 23));
+}
+
+INLINE f32x16 load_bf16(const uint16_t *from) {
+    typedef uint16_t u16x16 __attribute__((vector_size(32)));
+    typedef uint32_t u32x16 __attribute__((vector_size(64)));
+    u16x16 halves;
+    memcpy(&halves, from, sizeof halves);
+    return (f32x16)(__builtin_convertvector(halves, u32x16) << 16);
+}
+
+INLINE f32x16 load_f16(const uint8_t *from) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+#elif defined(__F16C__)
+    f32x16 floats;
+    __m256 *parts = (__m256 *)&floats;
+    for (int i = 0; i < 2; i++) parts[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from + i));
+    return floats;
+#else
+    _Float16 halves[16];
+    memcpy(halves, from, sizeof halves);
+    f32x16 floats;
+    for (int i = 0; i < 16; i++) floats[i] = (float)halves[i];
+    return floats;
+#endif
+}
+
+INLINE u8x64 low_nibbles(u8x64 bytes) { return bytes & 15; }
+
+INLINE u8x64 high_nibbles(u8x64 bytes) { return (u8x64)((u16x32)bytes >> 4) & 15; }
+
+/* bytes + value where the bit of the byte's number is set */
+INLINE u8x64 add_where(u8x64 bytes, uint64_t bits, uint8_t value) {
+#if defined(__AVX512BW__)
+    __m512i wide = (__m512i)bytes;
+    return (u8x64)_mm512_mask_add_epi8(wide, bits, wide, _mm512_set1_epi8((char)value));
+#elif defined(__AVX2__)
+    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
+    __m256i *parts = (__m256i *)&bytes;
+    for (int i = 0; i < 2; i++) {
+        __m256i repeated = _mm256_shuffle_epi8(_mm256_set1_epi32((int)(bits >> (32 * i))), spread);
+        __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(repeated, bit), bit);
+        parts[i] = _mm256_add_epi8(parts[i], _mm256_and_si256(set, _mm256_set1_epi8((char)value)));
+    }
+    return bytes;
+#else
+    for (int i = 0; i < 64; i++) bytes[i] += (uint8_t)((bits >> i & 1) * value);
+    return bytes;
+#endif
+}
+
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+INLINE __m256i dot_half(__m256i sums, __m256i weights, __m256i x, int wide) {
+#if defined(__AVXVNNI__)
+    (void)wide;
+    return _mm256_dpbusd_avx_epi32(sums, weights, x);
+#else
+    const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(127);
+    /* two products of 8 bits each overflow 16 bits, so the highest bit is multiplied on its own */
+    __m256i seven = wide ? _mm256_and_si256(weights, low) : weights;
+    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(seven, x), ones));
+    if (!wide) return sums;
+    __m256i eighth = _mm256_maddubs_epi16(_mm256_andnot_si256(low, weights), x);
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(eighth, ones));
+#endif
+}
+#endif
+
+/* sums[i] + the products of weights[4i … 4i + 3], unsigned, and the four signed bytes of x; `wide` if they have 8 bits */
+INLINE i32x16 dot(i32x16 sums, u8x64 weights, int32_t x, int wide) {
+#if defined(__AVX512VNNI__)
+    (void)wide;
+    return (i32x16)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(x));
+#elif defined(__AVX2__)
+    __m256i *to = (__m256i *)&sums, *from = (__m256i *)&weights;
+    for (int i = 0; i < 2; i++) to[i] = dot_half(to[i], from[i], _mm256_set1_epi32(x), wide);
+    return sums;
+#else
+    (void)wide;
+    int8_t bytes[4];
+    memcpy(bytes, &x, sizeof bytes);
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 4; j++) sums[i] += weights[4 * i + j] * bytes[j];
+    return sums;
+#endif
+}
