@@ -20,7 +20,7 @@ from engine.attention.watched import watched_layers
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
 from engine.models.language_model import LayerSpec
-from engine.models.rotary import RotaryTable, Rotation
+from engine.models.rotary import RotaryTable, Rotation, rotate_by_each
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _RowPlan:
     position: int
     runs: _Runs
     copies: int
-    rotations: tuple[Rotation, ...]  # of copies · count queries, per rotary table
+    rotations: tuple[list[Rotation], ...]  # per rotary table one for each copy of the queries
     watched: _Runs
     piece: Tensor
     read: Tensor
@@ -81,6 +81,7 @@ class TorchAttention(AttentionBackend):
         runs = (*row.table.runs, *own_runs)
         deltas = sorted({run.delta for run in runs} | {0}, key=lambda delta: (delta != 0, delta))
         asked = range(row.position, row.position + row.num_tokens)
+        rotations = self._rotations([position - delta for delta in deltas for position in asked])
         cut = _cut(runs, (*row.pieces, row.table.tokens)) if row.pieces else ()
         starts = np.searchsorted((*row.pieces, row.table.tokens), [run.start for run in cut], side="right") - 1
         return _RowPlan(
@@ -89,7 +90,7 @@ class TorchAttention(AttentionBackend):
             position=row.position,
             runs=_Runs(runs, tuple(deltas.index(run.delta) for run in runs)),
             copies=len(deltas),
-            rotations=self._rotations([position - delta for delta in deltas for position in asked]),
+            rotations=tuple(rotation.split(len(deltas)) for rotation in rotations),
             watched=_Runs(cut, tuple(deltas.index(run.delta) for run in cut)),
             piece=self._indices(starts.tolist()),
             read=torch.zeros(len(row.pieces) + 1, row.num_tokens, device=self._pool.keys[0].device),
@@ -148,8 +149,7 @@ class TorchAttention(AttentionBackend):
         """A copy of q [n, heads, d] per Δ of the row, as [heads, n, d], each rotated once from the original."""
         if spec.rotary is None:
             return [q.transpose(0, 1)] * row.copies
-        copies = q.repeat(row.copies, 1, 1) if row.copies > 1 else q
-        return list(row.rotations[spec.rotary].apply(copies).transpose(0, 1).tensor_split(row.copies, dim=1))
+        return rotate_by_each(q, row.rotations[spec.rotary])
 
     def _attend_new(self, spec: LayerSpec, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The new tokens among themselves, read from where they were just computed."""

@@ -6,6 +6,7 @@ because KV is used again at other positions. Knows nothing of attention or block
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +66,33 @@ class Rotation:
         """The rotation of the first `count` positions."""
         return Rotation(self.cos[:count], self.sin[:count], self.partner)
 
+    def split(self, count: int) -> list[Rotation]:
+        """So many rotations of equally many positions, one behind the other."""
+        parts = zip(self.cos.chunk(count), self.sin.chunk(count), strict=True)
+        return [Rotation(cos, sin, self.partner) for cos, sin in parts]
+
     def apply(self, x: Tensor) -> Tensor:
         """x [T, heads, head_dim], rotated; computed in float32, returned in x's dtype."""
         wide = x.float()
-        swapped = wide.roll(x.shape[-1] // 2, -1) if self.partner is None else wide.index_select(-1, self.partner)
-        return torch.addcmul(wide * self.cos, swapped, self.sin).to(x.dtype)
+        return torch.addcmul(wide * self.cos, self._swapped(wide), self.sin).to(x.dtype)
+
+    def _swapped(self, x: Tensor) -> Tensor:
+        """In the place of each dim the one that it is turned with."""
+        return x.roll(x.shape[-1] // 2, -1) if self.partner is None else x.index_select(-1, self.partner)
+
+
+def rotate_by_each(x: Tensor, rotations: Sequence[Rotation]) -> list[Tensor]:
+    """x [T, heads, head_dim] by each of these rotations of one table, [heads, T, head_dim] and contiguous.
+
+    As `Rotation.apply`, but what they have in common is done once.
+    """
+    wide = x.transpose(0, 1).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    swapped = rotations[0]._swapped(wide)
+    turned = []
+    for rotation in rotations:
+        cos, sin = rotation.cos.transpose(0, 1), rotation.sin.transpose(0, 1)
+        turned.append((wide * cos).addcmul_(swapped, sin).to(x.dtype))
+    return turned
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from engine.errors import UnsupportedModelError
-from engine.models.rotary import RopeFrequencies, RotaryTable
+from engine.models.rotary import Pairing, RopeFrequencies, RotaryTable, rotate_by_each
 from tests.tiny_models import MAX_POSITION, tiny_model
 
 CPU = torch.device("cpu")
@@ -68,6 +68,23 @@ def test_rows_gathered_once_serve_queries_and_keys():
     table, positions = table_of("llama-yarn"), torch.tensor([5, 0, 4095])
     x = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(2))
     assert torch.equal(table.at(positions).apply(x), table.rotate(x, positions))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("halves", [True, False])
+def test_rotating_by_many_is_rotating_by_each(halves, dtype):
+    pairing = (
+        Pairing.halves(8)
+        if halves
+        else Pairing((0, 0, 1, 1, 2, 2, None, None), (1, 0, 3, 2, 5, 4, 7, 6), (-1, 1) * 3 + (0, 0))
+    )
+    angles = torch.rand(40, 4 if halves else 3)
+    table = RotaryTable(angles.cos(), angles.sin(), pairing)
+    x = torch.randn(5, 3, 16)[..., ::2].to(dtype)
+    rotations = table.at(torch.randint(40, (15,))).split(3)
+    for turned, rotation in zip(rotate_by_each(x, rotations), rotations, strict=True):
+        assert turned.is_contiguous()
+        torch.testing.assert_close(turned, rotation.apply(x).transpose(0, 1), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("position", [-1, MAX_POSITION])
