@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.attention.dense import _attend_plain, attend, merge
+from engine.attention.dense import _ROWS_PER_THREAD, _attend_plain, attend, merge
 from engine.attention.torch_attention import TorchAttention
 from tests.engine.attention_bench import (
     Trial,
@@ -63,6 +63,17 @@ def test_the_cpu_kernel_agrees_with_the_definition(causal: bool, masked: bool) -
     torch.testing.assert_close(lse, plain_lse)
     sees = torch.isfinite(lse)
     torch.testing.assert_close(output[sees], plain_output[sees])
+
+
+def test_queries_that_share_a_kv_head_are_as_well_attended_to_as_one() -> None:
+    torch.manual_seed(2)
+    n = -(-_ROWS_PER_THREAD * torch.get_num_threads() // HEADS)
+    keys = torch.randn(2, KV_HEADS, 50, DIM)
+    q, (k, v) = torch.randn(n, HEADS, DIM).transpose(0, 1), keys[:, :, 8:29]
+    output, lse = attend(q, k, v, scale=SCALE)
+    plain_output, plain_lse = _attend_plain(q, k, v, scale=SCALE, causal=False, allowed=None)
+    torch.testing.assert_close(lse, plain_lse)
+    torch.testing.assert_close(output, plain_output)
 
 
 def test_merge_of_parts_is_attention_over_all_of_them() -> None:
