@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.attention.base import AttentionBackend, AttentionRow
 from engine.attention.dense import attend, merge, shares
+from engine.attention.joined_rows import joined
 from engine.attention.watched import watched_layers
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
@@ -61,19 +62,27 @@ class TorchAttention(AttentionBackend):
         self._layers = layers
         self._watched = watched_layers(len(layers))
         self._rows: list[_RowPlan] = []
+        self._watched_rows: list[_RowPlan] = []
         self._slots = torch.empty(0, dtype=torch.int64)
         self._key_rotations: tuple[Rotation, ...] = ()
 
     def plan(self, rows: Sequence[AttentionRow]) -> None:
-        self._rows = []
+        together = joined(rows)
+        self._rows = self._plan_rows(together)
+        self._watched_rows = []
+        if any(row.pieces for row in rows):
+            self._watched_rows = self._rows if len(together) == len(rows) else self._plan_rows(rows)
         slots: list[int] = []
         positions: list[int] = []
         for row in rows:
-            self._rows.append(self._plan_row(row, first=len(slots)))
             slots += row.segment.slots(row.segment.filled, row.num_tokens, self._pool.block_size)
             positions += range(row.position, row.position + row.num_tokens)
         self._slots = self._indices(slots)
         self._key_rotations = self._rotations(positions)
+
+    def _plan_rows(self, rows: Sequence[AttentionRow]) -> list[_RowPlan]:
+        firsts = itertools.accumulate((row.num_tokens for row in rows), initial=0)
+        return [self._plan_row(row, first) for row, first in zip(rows, firsts, strict=False)]
 
     def _plan_row(self, row: AttentionRow, first: int) -> _RowPlan:
         own = VirtualBlockTable.build([Placement(row.segment, 0, row.segment.filled)], self._pool.block_size)
@@ -99,7 +108,7 @@ class TorchAttention(AttentionBackend):
     def read(self) -> list[NDArray[np.float16] | None]:
         return [
             (row.read[:-1] / len(self._watched)).half().cpu().numpy() if row.watched.runs and self._watched else None
-            for row in self._rows
+            for row in self._watched_rows
         ]
 
     def _rotations(self, positions: list[int]) -> tuple[Rotation, ...]:
@@ -111,7 +120,10 @@ class TorchAttention(AttentionBackend):
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k, v = self._write(layer, k, v)
-        return torch.cat([self._attend_row(layer, row, q, k, v) for row in self._rows])
+        # what is read of a piece in the same step shows only where rows are attended to one by one
+        rows = self._watched_rows if self._watched_rows and layer in self._watched else self._rows
+        attended = [self._attend_row(layer, row, q, k, v) for row in rows]
+        return torch.cat(attended) if len(attended) > 1 else attended[0]
 
     def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
         self._write(layer, k, v)

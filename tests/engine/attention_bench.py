@@ -204,15 +204,38 @@ def _step(bench: Bench, drawn: Sequence[DrawnRow]) -> Tensor:
 def assert_a_step_sees_its_earlier_rows(spec: LayerSpec, trial: Trial) -> None:
     """Rows of one sequence in one step: each sees the keys that those before it bring."""
     bench = Bench(spec, trial, seed=5)
+    earlier, rows = _rows_of_one_sequence(bench, noted=False)
+    q, (k, v) = bench.queries(3 + 11 + 2), bench.kv(3 + 11 + 2)
+    bench.assert_close(bench.step(rows, q, k, v), bench.expected([earlier], q, k, v))
+
+
+def assert_read_of_a_steps_earlier_rows_is_right(spec: LayerSpec, trial: Trial) -> None:
+    """Of rows of one sequence in one step each notes what it read of those before it."""
+    bench = Bench(spec, trial, seed=5)
+    earlier, rows = _rows_of_one_sequence(bench, noted=True)
+    q, (k, v) = bench.queries(3 + 11 + 2), bench.kv(3 + 11 + 2)
+    bench.assert_close(bench.step(rows, q, k, v), bench.expected([earlier], q, k, v))
+    weights, first = bench.weights([earlier], q, k).mean(0), 0
+    for row, read in zip(rows, bench.backend.read(), strict=True):
+        assert read is not None
+        own = weights[first : first + row.num_tokens]
+        ends = itertools.pairwise((*row.pieces, row.table.tokens))
+        expected = np.stack([own[:, start:end].sum(-1).cpu().numpy() for start, end in ends])
+        np.testing.assert_allclose(read, expected, atol=max(1e-3, TOLERANCE[trial.dtype] / 4))
+        first += row.num_tokens
+
+
+def _rows_of_one_sequence(bench: Bench, *, noted: bool) -> tuple[Written, list[AttentionRow]]:
+    """Nine tokens that have moved, and rows of 3, 11 and 2 behind them, each a piece of its own."""
     earlier = bench.written(13, 4)
     table = bench.table([Placement(earlier.segment, 0, 9, 4)])
-    q, (k, v) = bench.queries(3 + 11 + 2), bench.kv(3 + 11 + 2)
-    rows = []
+    rows, pieces = list[AttentionRow](), [0]
     for count in (3, 11, 2):
         segment = bench.segment(count, table.tokens, 0)
-        rows.append(AttentionRow(table, segment, count))
+        rows.append(AttentionRow(table, segment, count, pieces=tuple(pieces) if noted else ()))
+        pieces.append(table.tokens)
         table = table.then(Placement(segment, table.tokens, count))
-    bench.assert_close(bench.step(rows, q, k, v), bench.expected([earlier.part(4, 9)], q, k, v))
+    return earlier.part(4, 9), rows
 
 
 def assert_new_kv_is_written(spec: LayerSpec, trial: Trial) -> None:

@@ -12,6 +12,7 @@ from tests.engine.attention_bench import (
     assert_a_step_sees_its_earlier_rows,
     assert_new_kv_is_written,
     assert_read_is_right,
+    assert_read_of_a_steps_earlier_rows_is_right,
     assert_rows_are_right,
 )
 
@@ -48,6 +49,11 @@ def test_new_keys_are_written_rotated_where_they_stand() -> None:
 @pytest.mark.parametrize("sunk", [True, False])
 def test_what_is_noted_as_read_is_the_attention_paid(window: int | None, sunk: bool) -> None:
     assert_read_is_right(TRIAL.layer(window=window, sinks=TRIAL.sinks() if sunk else None), TRIAL)
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_what_is_noted_as_read_of_rows_before_in_the_same_step_is_right(window: int | None) -> None:
+    assert_read_of_a_steps_earlier_rows_is_right(TRIAL.layer(window=window), TRIAL)
 
 
 @pytest.mark.parametrize(("causal", "masked"), [(False, False), (True, False), (False, True)])

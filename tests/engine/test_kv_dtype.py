@@ -30,8 +30,9 @@ from tests.tiny_models import tiny_model
 
 CUDA = torch.device("cuda")
 QUESTION = "What is read once?"
-# a rounding of float32 may tip one of e4m3's three bits, and what is computed from there differs by as much
-TIPPED = 2e-3
+# a rounding of float32 may tip one of e4m3's three bits, and what is computed from there differs by as much; KV that
+# is only near is farther off than thirty such
+TIPPED = 3e-2
 
 
 def asked(engine: Engine, *, history: bool) -> tuple[list[int], list[Tensor]]:
