@@ -21,8 +21,9 @@ FILES = {
 
 
 def config(folder: Path, **changes: object) -> EngineConfig:
+    """For engines that compute what transformers does: in float32, and with the weights that it would have."""
     fields = {"model": str(folder), "dtype": "float32", "kv_cache_tokens": 8192, "slice_tokens": 50, "device": "cpu"}
-    return EngineConfig(**(fields | changes))  # type: ignore[arg-type]
+    return EngineConfig(**({"quantized_decode": False} | fields | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=FAMILIES)
