@@ -36,7 +36,7 @@ def convert(gguf: Path, *, progress: Progress = silent) -> Path:
 
     Matrices that the GGUF has quantized are there a second time, as they were (`packed_weights`).
 
-    At once if it was converted before, else 15 to 50 seconds; several processes may call it at the same time.
+    At once if it was converted before, else 15 to 60 seconds; several processes may call it at the same time.
 
     Raises:
         ConversionError: not a GGUF, an architecture transformers can't read, too little memory or disk.
