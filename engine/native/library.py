@@ -42,7 +42,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.ctx_stepper_free.argtypes = (ctypes.c_void_p,)
     library.ctx_stepper_free.restype = None
     library.ctx_step.argtypes = (ctypes.c_void_p, ctypes.POINTER(Step), ctypes.c_int)
-    library.ctx_step.restype = None
+    library.ctx_step.restype = ctypes.c_double
     library.ctx_multiply.argtypes = (ctypes.POINTER(Matrix), ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
     library.ctx_multiply.restype = ctypes.c_int
     return library

@@ -66,6 +66,10 @@ class Stepper:
             from the decoder's own weights.
         threads: the most that a step may use.
 
+    Attributes:
+        threads: how many the next step uses.
+        kept: share of the last step's time, 0 … 1, that other processes kept one of its threads from its core.
+
     Raises:
         MemoryError: no room for a step's intermediate results.
     """
@@ -90,6 +94,7 @@ class Stepper:
         if not self._handle:
             raise MemoryError("no room for the CPU's threads")
         self.threads = threads
+        self.kept = 0.0
 
     def close(self) -> None:
         """End its threads. Idempotent; no step may be under way."""
@@ -113,7 +118,7 @@ class Stepper:
             wanted_tokens=arrays.wanted.ctypes.data,
             logits=logits.data_ptr(),
         )
-        self._library.ctx_step(self._handle, ctypes.byref(step), self.threads)
+        self.kept = self._library.ctx_step(self._handle, ctypes.byref(step), self.threads)
         return logits
 
     # -- what C reads ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, VirtualBlockTable
 from engine.native.abi import MOST_TOKENS
 from engine.native.stepper import StepArrays, Stepper
+from engine.native.threads import Threads
 from engine.runtime.scheduler import StepRow
 
 
@@ -23,6 +24,7 @@ class NativeSteps:
 
     def __init__(self, stepper: Stepper, pool: KVPool) -> None:
         self._stepper = stepper
+        self._threads = Threads(stepper.threads)
         self._pool = pool
 
     def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> Tensor | None:
@@ -34,7 +36,10 @@ class NativeSteps:
         if tokens > MOST_TOKENS or not wanted or any(row.row.pieces for row in rows):
             return None
         self._pool.tokens_written += tokens
-        return self._stepper.step(arrays_of(rows, wanted, self._pool.block_size))
+        self._stepper.threads = self._threads.now
+        logits = self._stepper.step(arrays_of(rows, wanted, self._pool.block_size))
+        self._threads.note(self._stepper.kept)
+        return logits
 
     def release(self) -> None:
         self._stepper.close()

@@ -25,7 +25,7 @@ from engine.native.abi import MOST_TOKENS
 from engine.native.library import load_level
 from engine.native.stepper import StepArrays, Stepper, unfit
 from engine.runtime.make_runner import make_runner
-from engine.runtime.native_steps import NativeSteps
+from engine.runtime.native_steps import NativeSteps, arrays_of
 from engine.runtime.runner import Runner
 from engine.runtime.scheduler import StepRow
 from tests.engine.oracle import finish
@@ -183,8 +183,8 @@ def test_a_long_context_is_parted_among_threads(level: str) -> None:
     results = []
     for threads in range(1, 8):
         both.stepper.threads = threads
-        results.append(both.native.run(rows, range(4)))
-    assert all(result is not None and torch.equal(result, results[0]) for result in results)  # type: ignore[arg-type]
+        results.append(both.stepper.step(arrays_of(rows, range(4), BLOCK)))
+    assert all(torch.equal(result, results[0]) for result in results)
     both.native.release()
 
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 /* How often a thread looks again before it lets others have its core: some microseconds, a few phases' difference. */
 enum { PATIENCE = 4000 };
@@ -12,6 +13,7 @@ enum { PATIENCE = 4000 };
 typedef struct {
     Crew *crew;
     int number;
+    double kept; /* share of its last job's time that others had its core */
     pthread_t thread;
 } Hand;
 
@@ -45,6 +47,20 @@ static void wait_a_little(int looked) {
         sched_yield();
 }
 
+static double seconds(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void do_job(Crew *crew, Hand *hand) {
+    double begun = seconds(CLOCK_MONOTONIC), had = seconds(CLOCK_THREAD_CPUTIME_ID);
+    crew->work(crew->job, hand->number);
+    double took = seconds(CLOCK_MONOTONIC) - begun;
+    had = seconds(CLOCK_THREAD_CPUTIME_ID) - had;
+    hand->kept = took > had ? (took - had) / took : 0;
+}
+
 static void *stand_by(void *of) {
     Hand *hand = of;
     Crew *crew = hand->crew;
@@ -57,7 +73,7 @@ static void *stand_by(void *of) {
         pthread_mutex_unlock(&crew->lock);
         if (closing) return NULL;
         if (!wanted) continue;
-        crew->work(crew->job, hand->number);
+        do_job(crew, hand);
         atomic_fetch_sub(&crew->unfinished, 1);
     }
 }
@@ -69,7 +85,7 @@ Crew *crew_new(int threads) {
     pthread_cond_init(&crew->called, NULL);
     crew->size = 1;
     for (int i = 1; i < threads; i++) {
-        crew->hands[i] = (Hand){crew, i, 0};
+        crew->hands[i] = (Hand){.crew = crew, .number = i};
         if (pthread_create(&crew->hands[i].thread, NULL, stand_by, &crew->hands[i])) {
             crew_free(crew);
             return NULL;
@@ -90,7 +106,7 @@ void crew_free(Crew *crew) {
     free(crew);
 }
 
-void crew_run(Crew *crew, int threads, void (*work)(void *, int), void *job) {
+double crew_run(Crew *crew, int threads, void (*work)(void *, int), void *job) {
     pthread_mutex_lock(&crew->lock);
     crew->active = threads < crew->size ? threads : crew->size;
     crew->work = work;
@@ -103,8 +119,11 @@ void crew_run(Crew *crew, int threads, void (*work)(void *, int), void *job) {
         pthread_cond_broadcast(&crew->called);
     }
     pthread_mutex_unlock(&crew->lock);
-    work(job, 0);
+    do_job(crew, &crew->hands[0]);
     for (int looked = 0; atomic_load(&crew->unfinished); looked++) wait_a_little(looked);
+    double kept = 0;
+    for (int i = 0; i < crew->active; i++) kept = crew->hands[i].kept > kept ? crew->hands[i].kept : kept;
+    return kept;
 }
 
 int crew_take(Crew *crew, int count) { return atomic_fetch_add(&crew->next_task, count); }

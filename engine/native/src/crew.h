@@ -12,8 +12,10 @@ Crew *crew_new(int threads);
 /* No job may be under way. */
 void crew_free(Crew *crew);
 
-/* Run `work` in the first `threads` threads of the crew, at most all, and return when all are done. */
-void crew_run(Crew *crew, int threads, void (*work)(void *job, int thread), void *job);
+/* Run `work` in the first `threads` threads of the crew, at most all, and return when all are done.
+
+   Returns the share of the time, 0 … 1, that the thread which had the least of its core was kept from it by others. */
+double crew_run(Crew *crew, int threads, void (*work)(void *job, int thread), void *job);
 
 /* Of the phase's tasks take the next `count`; returns the number of the first. */
 int crew_take(Crew *crew, int count);

@@ -321,10 +321,10 @@ Stepper *ctx_stepper_new(const Model *model, int threads) {
     return stepper;
 }
 
-/* Compute a step with so many of the threads. One at a time. */
-void ctx_step(Stepper *stepper, const Step *step, int threads) {
+/* Compute a step with so many of the threads, one step at a time. Returns what `crew_run` does. */
+double ctx_step(Stepper *stepper, const Step *step, int threads) {
     Job job = {stepper, step};
-    crew_run(stepper->crew, threads, go_through, &job);
+    return crew_run(stepper->crew, threads, go_through, &job);
 }
 
 /* matrix · x + bias in the calling thread: x [tokens, columns] to [tokens, rows]; nonzero if there is no memory for it.
