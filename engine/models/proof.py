@@ -7,7 +7,7 @@ another, gives what KV computed there would give. Knows no architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,7 +24,7 @@ from engine.models.language_model import LanguageModel
 
 _TOKENS = 44
 _FIRST_SLICE = 25
-# Moving is tried with fewer: every model has to, and on a CPU each token takes its time
+# Moving is tried with fewer: every model has to
 _MOVED, _ASKED = 16, 6
 _BLOCK_SIZE = 16
 _FARTHEST = 1000
@@ -61,19 +61,20 @@ def check_moving(model: LanguageModel, *, coarse: bool = False) -> str | None:
     """None if KV of `model` may be read at another place than it was computed at, otherwise why not.
 
     A text's KV is computed at position 0 and, with nothing before it, at a position further on. Tokens behind the
-    latter have to give the same logits over either. Call it in inference mode. `coarse` as for `agrees_with`.
+    latter have to give the same logits over either. All of it is one step, which reads the weights once: on a CPU most
+    of the time goes there. Call it in inference mode. `coarse` as for `agrees_with`.
     """
     bench = _Bench(model)
     there = min(_FARTHEST, model.max_position // 2)
     moved, asked = bench.ids[:_MOVED], bench.ids[_MOVED : _MOVED + _ASKED]
-    logits = []
+    texts, questions = list[AttentionRow](), list[AttentionRow]()
     for computed_at in (0, there):
-        segment = bench.segment(computed_at, moved)
-        bench.compute(segment, _MOVED, bench.table(None, computed_at))
-        behind = bench.segment(there + _MOVED, asked)
-        hidden, _ = bench.compute(behind, _ASKED, bench.table(segment, there))
-        logits.append(model.logits(hidden))
-    over_moved, over_computed_there = logits
+        text = bench.segment(computed_at, moved)
+        texts.append(AttentionRow(bench.table(None, computed_at), text, _MOVED))
+        behind = bench.table(Placement(text, 0, _MOVED), there)
+        questions.append(AttentionRow(behind, bench.segment(there + _MOVED, asked), _ASKED))
+    hidden = bench.together([*texts, *questions])
+    over_moved, over_computed_there = model.logits(hidden[-2 * _ASKED :]).tensor_split(2)
     if _near(over_moved, over_computed_there, _tolerance(model, coarse)):
         return None
     return "in a trial, what it computed at one position did not hold at another"
@@ -98,21 +99,31 @@ class _Bench:
         blocks = [next(self._blocks) for _ in range(math.ceil(len(tokens) / _BLOCK_SIZE))]
         return Segment(b"", tokens, start, blocks, 0)
 
-    def table(self, segment: Segment | None, start: int) -> VirtualBlockTable:
-        """`segment`, or nothing, standing at `start` with nothing before it."""
-        placements = [] if segment is None else [Placement(segment, 0, segment.filled)]
-        table = VirtualBlockTable.build(placements, _BLOCK_SIZE)
+    def table(self, placement: Placement | None, start: int) -> VirtualBlockTable:
+        """What is placed at 0, or nothing, standing at `start` with nothing before it."""
+        table = VirtualBlockTable.build([placement] if placement else [], _BLOCK_SIZE)
         return replace(table, starts=table.starts + start, deltas=table.deltas + start, tokens=table.tokens + start)
+
+    def together(self, rows: Sequence[AttentionRow]) -> Tensor:
+        """The hidden states of all rows' tokens, computed in one step."""
+        self._attention.plan(rows)
+        ids = torch.cat([self._next(row.segment, row.num_tokens) for row in rows])
+        positions = torch.cat([torch.arange(row.position, row.position + row.num_tokens) for row in rows])
+        return self._model.forward(ids, positions.to(ids.device), self._attention)
 
     def compute(
         self, segment: Segment, count: int, table: VirtualBlockTable, state: object | None = None
     ) -> tuple[Tensor, object | None]:
         """The segment's next `count` tokens behind `table`: their hidden states, and the state behind them."""
         row = AttentionRow(table, segment, count, state)
-        ids = torch.tensor(segment.tokens[segment.filled : segment.filled + count].tolist(), device=self._model.device)
-        hidden, state = advance(self._model, self._attention, row, ids)
+        hidden, state = advance(self._model, self._attention, row, self._next(segment, count))
         segment.filled += count
         return hidden, state
+
+    def _next(self, segment: Segment, count: int) -> Tensor:
+        """The segment's next `count` tokens."""
+        tokens = segment.tokens[segment.filled : segment.filled + count].tolist()
+        return torch.tensor(tokens, device=self._model.device)
 
 
 def _tolerance(model: LanguageModel, coarse: bool) -> float:
