@@ -6,7 +6,7 @@ Never unpickles anything. Knows nothing of architectures.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import BrokenModelError, ModelNotFoundError, UnsupportedModelError
+from engine.models.mapped_file import MappedFile
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -23,10 +24,17 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 class Checkpoint:
-    """Tensors by name, wherever their file is. Files are mapped, so a tensor costs memory only while it is copied."""
+    """Tensors by name, wherever their file is. Files are mapped, so a tensor costs memory only while it is copied.
 
-    def __init__(self, files: dict[str, Any]) -> None:
+    Args:
+        files: the file of each tensor, opened by `safe_open`.
+        paths: where each of these files is; without, tensors can't be had as views of it.
+    """
+
+    def __init__(self, files: dict[str, Any], paths: dict[str, Path] | None = None) -> None:
         self._files = files
+        self._paths = paths or {}
+        self._mapped: dict[Path, MappedFile] = {}
 
     @property
     def names(self) -> list[str]:
@@ -60,6 +68,19 @@ class Checkpoint:
         file = self._files[name]
         target.copy_(file.get_slice(name)[part] if part else file.get_tensor(name))
 
+    def stacked(self, names: Sequence[str], dtype: torch.dtype) -> Tensor | None:
+        """Tensors of the same columns, one upon the other, as a view of the file; None where it doesn't hold them so.
+
+        The view stays when the checkpoint is closed. It must not be written to, nor the file.
+        """
+        paths = {self._paths[name] for name in names}
+        return self._map(paths.pop(), names[0]).stacked(names, dtype) if len(paths) == 1 else None
+
+    def _map(self, path: Path, name: str) -> MappedFile:
+        if path not in self._mapped:
+            self._mapped[path] = MappedFile(path, self._files[name])
+        return self._mapped[path]
+
     def sample(self, name: str) -> tuple[str, bytes]:
         """Dtype and shape in words, and the bytes of a few rows (first, middle, last): cheap, whatever the size."""
         entry = self._files[name].get_slice(name)
@@ -78,14 +99,15 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
         BrokenModelError: a file is missing or damaged.
     """
     with ExitStack() as stack:
-        files: dict[str, Any] = {}
+        files, paths = dict[str, Any](), dict[str, Path]()
         for path in _paths(folder):
             try:
                 file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
             except (OSError, SafetensorError) as error:
                 raise BrokenModelError(f"{path} can't be read: {error}; fetch it again", file=path.name) from error
             files.update(dict.fromkeys(file.keys(), file))
-        yield Checkpoint(files)
+            paths.update(dict.fromkeys(file.keys(), path))
+        yield Checkpoint(files, paths)
 
 
 def _paths(folder: Path) -> list[Path]:

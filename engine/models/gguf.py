@@ -79,6 +79,11 @@ def is_converted(gguf: Path) -> bool:
         return False
 
 
+def is_conversion(folder: Path) -> bool:
+    """Whether `folder` was made by `convert`: its files are never written to again, only replaced with the folder."""
+    return (folder / STAMP).is_file()
+
+
 def _stamp(gguf: Path, folder: Path) -> dict[str, object]:
     """What must be unchanged for `folder` to stand for `gguf`; its files' sizes tell a truncated or thinned-out one."""
     source = gguf.stat()

@@ -10,6 +10,7 @@ import torch
 from engine.errors import UnsupportedModelError
 from engine.models.decoder import Decoder
 from engine.models.decoder_config import read_decoder_config
+from engine.models.gguf import is_conversion
 from engine.models.language_model import LanguageModel
 from engine.models.loading import load_decoder, model_fingerprint
 from engine.models.packed_weights import open_packed
@@ -52,7 +53,10 @@ def load_language_model(
             folder, device=device, dtype=dtype, max_context=max_context, progress=progress
         )
         return adapted, transformers_fingerprint(folder, dtype)
-    decoder = proven(load_decoder(folder, device=device, dtype=dtype, progress=progress))
+    # Another conversion takes the folder's place by rename, and what is mapped stays; a folder of the user's may be
+    # written over at any time.
+    mapped = is_conversion(folder)
+    decoder = proven(load_decoder(folder, device=device, dtype=dtype, mapped=mapped, progress=progress))
     if packed and device.type == "cpu":
         decoder.packed = open_packed(folder)
     return decoder, model_fingerprint(folder, config, dtype)

@@ -1,7 +1,7 @@
 """From a folder of safetensors to a `Decoder`, tensor by tensor into fused weights on the device.
 
-Peak memory is the weights in their final dtype plus one tensor of the file. Knows how transformers names the tensors
-of the Llama family; knows nothing of where the folder comes from.
+Peak memory is the weights in their final dtype plus one tensor of the file, less what may stay where it lies in the
+file. Knows how transformers names the tensors of the Llama family; knows nothing of where the folder comes from.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def load_decoder(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    mapped: bool = False,
     progress: Progress | None = None,
     group: Group | None = None,
 ) -> Decoder:
@@ -41,6 +42,8 @@ def load_decoder(
 
     Args:
         dtype: of the weights in memory, float32 or bfloat16; the files may hold any float type of 16 bits or more.
+        mapped: on a CPU, weights that lie in a file as they are needed stay views of it. For files that are never
+            written to again: whoever changes one in place changes the model, or ends the process if it gets shorter.
         progress: called with a message and the fraction read so far.
         group: ranks that share the model; only this rank's shard is then read.
 
@@ -51,7 +54,9 @@ def load_decoder(
     """
     config = read_decoder_config(folder)
     with open_checkpoint(folder) as checkpoint:
-        return read_decoder(checkpoint, config, device=device, dtype=dtype, progress=progress, group=group)
+        return read_decoder(
+            checkpoint, config, device=device, dtype=dtype, mapped=mapped, progress=progress, group=group
+        )
 
 
 def read_decoder(
@@ -60,13 +65,15 @@ def read_decoder(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    mapped: bool = False,
     progress: Progress | None = None,
     group: Group | None = None,
 ) -> Decoder:
     """The model that `config` describes, its weights from `checkpoint`. As `load_decoder` otherwise."""
     shard = group.shard if group else WHOLE
     of_shard = shard.config(config)
-    weights = _Reader(checkpoint, config, device, dtype, shard).weights(progress or silent)
+    mapped = mapped and device.type == "cpu" and shard.size == 1
+    weights = _Reader(checkpoint, config, device, dtype, shard, mapped=mapped).weights(progress or silent)
     if group is None:
         return Decoder(of_shard, weights)
     ops = choose_ops(device, config.rms_norm_eps)
@@ -98,13 +105,21 @@ class _Reader:
     """Reads what `shard` holds of the weights that `config` asks for, and remembers which tensors those were."""
 
     def __init__(
-        self, checkpoint: Checkpoint, config: DecoderConfig, device: torch.device, dtype: torch.dtype, shard: Shard
+        self,
+        checkpoint: Checkpoint,
+        config: DecoderConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        shard: Shard,
+        *,
+        mapped: bool,
     ) -> None:
         self._checkpoint = checkpoint
         self._config = config
         self._device = device
         self._dtype = dtype
         self._shard = shard
+        self._mapped = mapped
         self._read: set[str] = set()
 
     def weights(self, progress: Progress) -> DecoderWeights:
@@ -171,14 +186,19 @@ class _Reader:
 
     def _parts(self, tensors: list[tuple[str, tuple[int, ...], tuple[slice, ...]]]) -> Tensor:
         """Parts of tensors (name, whole shape, part) stacked into one on the device."""
+        names = [name for name, _, _ in tensors]
         for name, shape, _ in tensors:
             self._checkpoint.expect(name, shape)
+        self._read.update(names)
+        view = self._checkpoint.stacked(names, self._dtype) if self._mapped else None
+        return self._copied(tensors) if view is None else view
+
+    def _copied(self, tensors: list[tuple[str, tuple[int, ...], tuple[slice, ...]]]) -> Tensor:
         shapes = [_shape_of(shape, part) for _, shape, part in tensors]
         counts = [shape[0] for shape in shapes]
         stacked = torch.empty(sum(counts), *shapes[0][1:], dtype=self._dtype, device=self._device)
         for (name, _, part), target in zip(tensors, stacked.split_with_sizes(counts), strict=True):
             self._checkpoint.read_into(name, target, part if self._shard.size > 1 else ())
-            self._read.add(name)
         return stacked
 
     def _refuse_leftovers(self) -> None:

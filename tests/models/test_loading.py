@@ -14,14 +14,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from engine.errors import BrokenModelError, ModelNotFoundError, UnsupportedModelError
+from engine.models import gguf
 from engine.models.decoder import Decoder
 from engine.models.decoder_config import read_decoder_config
+from engine.models.load import load_language_model
 from engine.models.loading import load_decoder, model_fingerprint
 from tests.tiny_models import make_tiny_model, tiny_model
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32, progress: Any = None) -> Decoder:
-    return load_decoder(folder, device=torch.device("cpu"), dtype=dtype, progress=progress)
+def load(folder: Path, dtype: torch.dtype = torch.float32, *, mapped: bool = False, progress: Any = None) -> Decoder:
+    return load_decoder(folder, device=torch.device("cpu"), dtype=dtype, mapped=mapped, progress=progress)
 
 
 def fingerprint(folder: Path, dtype: torch.dtype = torch.float32) -> bytes:
@@ -56,13 +58,19 @@ def shard(source: Path, target: Path) -> Path:
     return target
 
 
+def named_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
+    """All there are; those of layers as `0.qkv`."""
+    weights = decoder.weights
+    layers = {f"{i}.{name}": getattr(layer, name) for i, layer in enumerate(weights.layers) for name in layer.__slots__}
+    every = {"embedding": weights.embedding, "norm": weights.norm, "head": weights.head, **layers}
+    return {name: weight for name, weight in every.items() if weight is not None}
+
+
 def assert_same_weights(one: Decoder, other: Decoder) -> None:
-    assert torch.equal(one.weights.embedding, other.weights.embedding)
-    assert torch.equal(one.weights.head, other.weights.head)
-    for ours, theirs in zip(one.weights.layers, other.weights.layers, strict=True):
-        assert torch.equal(ours.qkv, theirs.qkv)
-        assert torch.equal(ours.gate_up, theirs.gate_up)
-        assert torch.equal(ours.down, theirs.down)
+    ours, theirs = named_weights(one), named_weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        assert torch.equal(weight, theirs[name]), name
 
 
 def test_shards_hold_the_same_model(tmp_path):
@@ -78,6 +86,62 @@ def test_dtype_is_converted_while_reading():
     assert torch.equal(layer.qkv, exact.qkv.bfloat16())
     assert layer.qkv_bias is not None
     assert layer.qkv_bias.dtype == torch.bfloat16
+
+
+# -- mapped ------------------------------------------------------------------------------------------------------------
+
+
+def in_files(decoder: Decoder, folder: Path) -> set[str]:
+    """Names of weights that are views of a whole file in `folder`; layers' weights by the name they all have."""
+    sizes = {path.stat().st_size for path in folder.glob("*.safetensors")}
+    named = named_weights(decoder).items()
+    return {name.split(".")[-1] for name, weight in named if weight.untyped_storage().nbytes() in sizes}
+
+
+def test_mapped_weights_stay_in_the_file_and_are_the_same():
+    mapped, copied = load(tiny_model("qwen2"), mapped=True), load(tiny_model("qwen2"))
+    assert_same_weights(mapped, copied)
+    one_by_one = {"embedding", "head", "norm", "attention_norm", "mlp_norm", "output", "down"}
+    assert in_files(mapped, tiny_model("qwen2")) == one_by_one | {"gate_up"}, "gate and up lie one behind the other"
+    assert in_files(copied, tiny_model("qwen2")) == set()
+
+
+def test_what_shards_part_is_copied(tmp_path):
+    sharded = shard(tiny_model("llama"), tmp_path / "sharded")
+    mapped = load(sharded, mapped=True)
+    assert_same_weights(mapped, load(tiny_model("llama")))
+    assert "down" in in_files(mapped, sharded)
+
+
+def test_weights_of_another_dtype_are_not_mapped():
+    mapped = load(tiny_model("qwen2"), torch.bfloat16, mapped=True)
+    assert_same_weights(mapped, load(tiny_model("qwen2"), torch.bfloat16))
+    assert in_files(mapped, tiny_model("qwen2")) == set()
+
+
+def test_mapped_weights_outlive_their_folder(folder):
+    mapped, other = load(folder, mapped=True), make_tiny_model("qwen2", folder.with_name("other"), seed=1)
+    folder.rename(folder.with_name("old"))
+    other.rename(folder)
+    shutil.rmtree(folder.with_name("old"))
+    assert_same_weights(mapped, load(tiny_model("qwen2")))
+
+
+def test_no_file_changes_with_a_mapped_weight(folder):
+    load(folder, mapped=True).weights.embedding.zero_()
+    assert_same_weights(load(folder), load(tiny_model("qwen2")))
+
+
+@pytest.mark.parametrize("converted", [True, False])
+def test_only_conversions_are_mapped(folder, converted):
+    if converted:
+        (folder / gguf.STAMP).write_text("{}")
+    model, _ = load_language_model(folder, device=torch.device("cpu"), dtype=torch.float32)
+    assert isinstance(model, Decoder)
+    assert ("down" in in_files(model, folder)) == converted
+
+
+# -- progress, tied embeddings, fingerprints ---------------------------------------------------------------------------
 
 
 def test_progress_rises_to_the_end():
