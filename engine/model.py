@@ -20,6 +20,7 @@ from engine.kv.pool import KVPool, bytes_per_token
 from engine.models.decoder_config import read_decoder_config
 from engine.models.language_model import LanguageModel
 from engine.models.load import load_language_model, load_shard
+from engine.models.progress import silent
 from engine.models.resolve import resolve_model
 from engine.parallel.shard import Shard
 from engine.tokenizer import Tokenizer
@@ -99,6 +100,7 @@ def load_model(config: EngineConfig, progress: Progress | None = None) -> Loaded
             packed=config.quantized_decode,
             progress=progress,
         )
+        (progress or silent)("Reading the tokenizer", None)
         return equip(config, decoder, Tokenizer.from_folder(folder), fingerprint)
 
 

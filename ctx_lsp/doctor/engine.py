@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 from ctx_lsp.cli.engine import running_engines
 from ctx_lsp.doctor.checks import Check, Finding
@@ -17,6 +18,7 @@ from engine.config import EngineConfig
 from engine.errors import EngineError
 from engine.serve import runtime_file
 from engine.serve.runtime_file import RuntimeInfo
+from engine.serve.stages import Stage, in_words
 
 _HEALTH_SECONDS = 0.2
 
@@ -49,7 +51,9 @@ def starts(config: EngineConfig) -> Iterator[Finding]:
         message = f"{config.model} could not be loaded: {health.get('message')}"
         yield Finding("start", "fail", message, f"The engine's log is {process.log_path}.")
         return
-    yield Finding("start", "ok", f"{config.model} is loaded on {health.get('device')}")
+    stages = [Stage(**stage) for stage in health.get("stages", ())]
+    start = f"; its start took {in_words(stages)}" if stages else ""
+    yield Finding("start", "ok", f"{config.model} is loaded on {health.get('device')}{start}")
 
 
 def answers_at(url: str, token: str | None) -> Check:
@@ -75,7 +79,7 @@ async def _health_at(url: str, token: str | None) -> Health:
         await client.close()
 
 
-async def _loaded(process: EngineProcess) -> dict[str, object]:
+async def _loaded(process: EngineProcess) -> dict[str, Any]:
     """The engine's health when it no longer loads."""
     info: RuntimeInfo = await process.find_or_start(lambda _: None)
     while True:

@@ -14,7 +14,7 @@ from engine.models.gguf import is_conversion
 from engine.models.language_model import LanguageModel
 from engine.models.loading import load_decoder, model_fingerprint
 from engine.models.packed_weights import open_packed
-from engine.models.progress import Progress
+from engine.models.progress import Progress, silent
 from engine.models.proof import check_moving
 
 if TYPE_CHECKING:
@@ -56,10 +56,11 @@ def load_language_model(
     # Another conversion takes the folder's place by rename, and what is mapped stays; a folder of the user's may be
     # written over at any time.
     mapped = is_conversion(folder)
-    decoder = proven(load_decoder(folder, device=device, dtype=dtype, mapped=mapped, progress=progress))
+    decoder = load_decoder(folder, device=device, dtype=dtype, mapped=mapped, progress=progress)
     if packed and device.type == "cpu":
         decoder.packed = open_packed(folder)
-    return decoder, model_fingerprint(folder, config, dtype)
+    (progress or silent)("Trying the model", None)
+    return proven(decoder), model_fingerprint(folder, config, dtype)
 
 
 def load_shard(group: Group, progress: Progress | None, folder: Path, dtype: torch.dtype) -> tuple[Decoder, bytes]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.errors import EngineBusyError, EngineError
 from engine.serve.errors import EngineFailedError, EngineLoadingError
+from engine.serve.stages import Stage, Stages, in_words
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -29,7 +30,7 @@ class Health:
     """What /health says of the engine.
 
     `progress` is a fraction of the step that `message` names, or None; `exact_only` says why every question is answered
-    as ``exact``, None for most models.
+    as ``exact``, None for most models. `stages` are those of its start that are over.
     """
 
     status: Status
@@ -40,6 +41,7 @@ class Health:
     dtype: str | None = None
     max_context: int | None = None
     exact_only: str | None = None
+    stages: tuple[Stage, ...] = ()
 
 
 class EngineHost:
@@ -49,11 +51,15 @@ class EngineHost:
     failed, and from any of them to stopped, never back; an engine that arrives after `close` is closed at once.
     """
 
-    def __init__(self, factory: EngineFactory, model: str) -> None:
-        """`factory` builds the engine (slow); `model` is what to call it until it is there."""
+    def __init__(self, factory: EngineFactory, model: str, *, age: float = 0.0) -> None:
+        """`factory` builds the engine (slow); `model` is what to call it until it is there.
+
+        `age` is how many seconds ago the process began.
+        """
         self._factory = factory
         self._lock = threading.Lock()
         self._health = Health("loading", "starting", None, model)
+        self._stages = Stages("starting", age)
         self._engine: Engine | None = None
         self._cause: EngineError | None = None
         self._thread: threading.Thread | None = None
@@ -114,7 +120,8 @@ class EngineHost:
         with self._lock:
             previous = self._health
             if previous.status == "loading":
-                self._health = replace(previous, message=message, progress=fraction)
+                self._stages.enter(message)
+                self._health = replace(previous, message=message, progress=fraction, stages=self._stages.past)
         if message != previous.message:
             logger.info("%s", message)
 
@@ -123,6 +130,7 @@ class EngineHost:
             wanted = self._health.status == "loading"
             if wanted:
                 self._engine = engine
+                self._stages.enter("ready")
                 self._health = Health(
                     "ready",
                     "ready",
@@ -132,11 +140,13 @@ class EngineHost:
                     engine.dtype,
                     engine.max_context,
                     engine.exact_only,
+                    self._stages.past,
                 )
         if not wanted:
             engine.close()
             return
         logger.info("ready: %s on %s, %s", engine.model_name, engine.device, engine.dtype)
+        logger.info("its start took %s", in_words(self._stages.past))
 
     def _fail(self, error: EngineError) -> None:
         with self._lock:

@@ -117,6 +117,7 @@ class Fake:
             "dtype": "float32",
             "max_context": self.behavior.limit,
             "exact_only": self.behavior.exact_only,
+            "stages": [{"message": "starting", "seconds": 0.5}, {"message": "Waking up", "seconds": 2.0}],
             "pid": os.getpid(),
             "version": "0",
         }

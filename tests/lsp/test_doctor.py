@@ -50,7 +50,7 @@ async def test_where_all_is_well(engine: EngineSetup, model: str) -> None:
     assert (status, failed) == (0, {})
     assert found.keys() >= {"Python", "packages", "torch", "device", "model", "loopback", "disk", "command", "engine"}
     assert found["device"]["message"].startswith("cpu in ")
-    assert found["start"]["message"] == f"{model} is loaded on cpu"
+    assert found["start"]["message"] == f"{model} is loaded on cpu; its start took 2.5 s: starting 0.5, waking up 2.0"
     assert engine.info().model == model, "what was started is left running"
 
 

@@ -57,6 +57,7 @@ def test_health_while_the_model_loads(engine: FakeEngine) -> None:
     with serving(engine, load, ready=False) as served:
         assert load.reported.wait(60)
         health = served.client.get("/health").json()
+        assert [stage.pop("message") for stage in health["stages"]] == ["starting"]
         assert health == {
             "status": "loading",
             "message": "fetching the model",
@@ -66,6 +67,7 @@ def test_health_while_the_model_loads(engine: FakeEngine) -> None:
             "dtype": None,
             "max_context": None,
             "exact_only": None,
+            "stages": [{"seconds": health["stages"][0]["seconds"]}],
             "pid": os.getpid(),
             "version": __version__,
         }
@@ -79,6 +81,7 @@ def test_health_while_the_model_loads(engine: FakeEngine) -> None:
         until(lambda: served.client.get("/health").json()["status"] == "ready")
         health = served.client.get("/health").json()
         assert (health["device"], health["dtype"], health["max_context"]) == ("cpu", "float32", 1000)
+        assert [stage["message"] for stage in health["stages"]] == ["starting", "fetching the model"]
         assert health["exact_only"] == "its positions depend on the prompt's length"
         assert served.ask().status_code == 200
 
