@@ -33,10 +33,11 @@ def make_runner(model: LoadedModel, progress: Progress | None = None) -> Runner:
 
     Nothing in the model's pool may be in use yet.
     """
+    report = progress or silent
     with on_device(model.device):
         if model.followers is not None:
-            return make_parallel_runner(model, progress or silent)
-        small_steps = _prepared(model, progress or silent) if model.device.type == "cuda" else _native(model)
+            return make_parallel_runner(model, report)
+        small_steps = _prepared(model, report) if model.device.type == "cuda" else _native(model, report)
         return Runner(model.decoder, model.attention, model.device, small_steps)
 
 
@@ -70,10 +71,11 @@ def make_parallel_runner(model: LoadedModel, progress: Progress, sizes: Sequence
     return Runner(decoder, attention, model.device, graphs, others)
 
 
-def _native(model: LoadedModel) -> SmallSteps | None:
+def _native(model: LoadedModel, progress: Progress) -> SmallSteps | None:
     """Only beside torch's attention: another one was asked for by its name, and shall attend."""
     if not isinstance(model.decoder, Decoder) or not isinstance(model.attention, TorchAttention):
         return None
+    progress("Preparing the processor", None)
     stepper = prepare_stepper(model.decoder, model.pool)
     return NativeSteps(stepper, model.pool) if stepper is not None else None
 
