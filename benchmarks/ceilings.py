@@ -82,6 +82,7 @@ class Work:
         layer_weights: elements of all the layers' matrices; `head_weights` of the output matrix.
         layers, heads, kv_heads, head_dim: of the attention.
         itemsize: bytes of a weight, and of an element of the KV.
+        packed_bytes: of all matrices together as decoding reads them, where these are others; 0 where they are not.
     """
 
     layer_weights: int
@@ -91,9 +92,10 @@ class Work:
     kv_heads: int
     head_dim: int
     itemsize: int
+    packed_bytes: int = 0
 
     @staticmethod
-    def of(config: DecoderConfig, dtype: torch.dtype) -> Work:
+    def of(config: DecoderConfig, dtype: torch.dtype, packed_bytes: int = 0) -> Work:
         heads, hidden = config.num_heads, config.hidden_size
         attention = hidden * config.head_dim * (2 * heads + 2 * config.num_kv_heads)
         return Work(
@@ -104,6 +106,7 @@ class Work:
             kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             itemsize=dtype.itemsize,
+            packed_bytes=packed_bytes,
         )
 
     def kv_bytes(self, tokens: int) -> int:
@@ -112,7 +115,11 @@ class Work:
 
     def decode_bytes(self, context: int, answers: int = 1) -> int:
         """Bytes that the next token of `answers` answers over `context` tokens each has to read."""
-        return (self.layer_weights + self.head_weights) * self.itemsize + answers * self.kv_bytes(context)
+        return (self.packed_bytes or self._dense_bytes) + answers * self.kv_bytes(context)
+
+    @property
+    def _dense_bytes(self) -> int:
+        return (self.layer_weights + self.head_weights) * self.itemsize
 
     def prefill_flops(self, new: int, before: int = 0) -> int:
         """Operations for `new` tokens behind `before` others: matrices, causal attention, the last token's logits."""
@@ -126,5 +133,5 @@ class Work:
 
     def prefill_floor(self, ceilings: Ceilings, new: int, before: int = 0) -> float:
         """Seconds if all were multiplied as fast as large matrices are, or at least what must be read once read."""
-        reading = self.decode_bytes(before) / ceilings.copy
+        reading = (self._dense_bytes + self.kv_bytes(before)) / ceilings.copy
         return max(self.prefill_flops(new, before) / ceilings.matmul, reading)

@@ -71,7 +71,8 @@ def run(options: Options) -> Report:
     remarks = Remarks()
     rows += _transformers(loaded.peer, contexts, tokens, remarks.failed)
     described = machine.describe(model.device)
-    work = ceilings.Work.of(model.decoder.config, model.dtype)
+    packed_bytes = sum(matrix.data.numel() for matrix in model.decoder.packed.values())
+    work = ceilings.Work.of(model.decoder.config, model.dtype, packed_bytes)
     dtype = model.dtype
     del loaded, model
     _give_back()
