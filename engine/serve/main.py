@@ -155,6 +155,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         max_context=options.max_context,
         threads=options.threads,
         speculation=options.speculation,
+        quantized_decode=options.quantized_decode,
         latency_budget=options.latency_budget / 1000,
     )
 
@@ -193,12 +194,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--kv-cache-tokens", type=int, metavar="N", help="size of the KV pool (default: a share of free memory)")
     add("--max-context", type=int, metavar="N", help="longest prompt plus answer, tokens (default: the model's)")
-    add("--threads", type=int, metavar="N", help="CPU threads for tensor work")
+    add("--threads", type=int, metavar="N", help="most CPU threads for tensor work")
     add(
         "--no-speculation",
         dest="speculation",
         action="store_false",
         help="compute an answer's tokens one by one, even where it repeats what stands in the prompt",
+    )
+    add(
+        "--no-quantized-decode",
+        dest="quantized_decode",
+        action="store_false",
+        help="on a CPU, decode by the weights that prefill multiplies with, not by a GGUF's own quantized ones",
     )
     add(
         "--latency-budget",
