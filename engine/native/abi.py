@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 
-MOST_TOKENS = 16
+MOST_TOKENS = 64
 """Of one step."""
 
 DENSE_F32, DENSE_BF16 = 0, 1

@@ -15,7 +15,7 @@ from engine.model import LoadedModel, Progress
 from engine.models.decoder import Decoder
 from engine.models.language_model import LanguageModel
 from engine.models.progress import silent
-from engine.native.prepare import prepare_stepper
+from engine.native.prepare import most_tokens, prepare_stepper
 from engine.runtime.native_steps import NativeSteps
 from engine.runtime.runner import Runner, SmallSteps
 
@@ -77,7 +77,7 @@ def _native(model: LoadedModel, progress: Progress) -> SmallSteps | None:
         return None
     progress("Preparing the processor", None)
     stepper = prepare_stepper(model.decoder, model.pool)
-    return NativeSteps(stepper, model.pool) if stepper is not None else None
+    return NativeSteps(stepper, model.pool, most_tokens(model.decoder)) if stepper is not None else None
 
 
 def _prepared(model: LoadedModel, progress: Progress) -> SmallSteps | None:

@@ -20,9 +20,10 @@ from engine.runtime.scheduler import StepRow
 
 
 class NativeSteps:
-    """`SmallSteps` of a CPU."""
+    """`SmallSteps` of a CPU, of up to `most` tokens."""
 
-    def __init__(self, stepper: Stepper, pool: KVPool) -> None:
+    def __init__(self, stepper: Stepper, pool: KVPool, most: int = MOST_TOKENS) -> None:
+        self._most = most
         self._stepper = stepper
         self._threads = Threads(stepper.threads)
         self._pool = pool
@@ -33,7 +34,7 @@ class NativeSteps:
         Places are counted over all rows' tokens.
         """
         tokens = sum(row.row.num_tokens for row in rows)
-        if tokens > MOST_TOKENS or not wanted or any(row.row.pieces for row in rows):
+        if tokens > self._most or not wanted or any(row.row.pieces for row in rows):
             return None
         self._pool.tokens_written += tokens
         self._stepper.threads = self._threads.now

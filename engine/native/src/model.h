@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* Most tokens of a step, and most pieces that a row's context is cut into. */
-enum { MOST_TOKENS = 16, MOST_PIECES = 64 };
+enum { MOST_TOKENS = 64, MOST_PIECES = 64 };
 
 /* How a matrix is kept: dense ones are row-major, packed ones as engine/native/packing.py says. */
 enum { DENSE_F32, DENSE_BF16, PACKED_Q4, PACKED_Q5, PACKED_Q6, PACKED_Q8 };
