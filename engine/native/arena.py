@@ -19,10 +19,7 @@ class Arena:
     def __init__(self, tensors: int, size: int) -> None:
         """Room for so many tensors of `size` bytes together."""
         room = max(1, size + (tensors + 1) * _ALIGNMENT)
-        memory = mmap.mmap(-1, room)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        self._memory = torch.frombuffer(memory, dtype=torch.uint8)
+        self._memory = torch.frombuffer(_mapped(room), dtype=torch.uint8)
         self._used = -self._memory.data_ptr() % _ALIGNMENT
 
     def copy(self, tensor: Tensor) -> Tensor:
@@ -31,3 +28,12 @@ class Arena:
         room = self._memory[self._used : self._used + size].view(tensor.dtype).view(tensor.shape)
         self._used += size + -size % _ALIGNMENT
         return room.copy_(tensor)
+
+
+def _mapped(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, size)
+    # private: few systems have huge pages for memory that could be shared, which is mmap's default
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
