@@ -34,7 +34,7 @@ def time_steps(step: Callable[[], int], tokens: int) -> tuple[float, float]:
 def eager_step(model: Any, context: int) -> Callable[[], int]:
     """One token after the other over `context` tokens, in a cache that grows."""
     cache = DynamicCache(config=model.config)
-    _fill(cache, model, context)
+    fill(cache, model, context)
     token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
 
     @torch.inference_mode()
@@ -58,7 +58,7 @@ class StaticStep:
         room = -(-(context + tokens) // 64) * 64
         self._model = model
         self._cache = StaticCache(config=model.config, max_cache_len=room)
-        _fill(self._cache, model, context)
+        fill(self._cache, model, context)
         self.token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
         self._position = torch.full((1, 1), context, dtype=torch.int64, device=model.device)
         self._slots = torch.arange(room, device=model.device)
@@ -116,7 +116,7 @@ def compiled_step(model: Any, context: int, tokens: int) -> tuple[Callable[[], i
     return step, time.perf_counter() - start
 
 
-def _fill(cache: Any, model: Any, context: int) -> None:
+def fill(cache: Any, model: Any, context: int) -> None:
     """Random keys and values of `context` tokens in every layer."""
     config = model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

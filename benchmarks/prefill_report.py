@@ -1,4 +1,4 @@
-"""What cold prefill comes to: a row per length and way, the goals, a table, and a plot. Knows no engine."""
+"""What prefill comes to: a row per length and way, the goals, a table, and a plot. Knows no engine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,15 @@ ENGINE, PEER = "ctx-lsp", "transformers, SDPA"
 
 @dataclass(frozen=True)
 class Row:
-    """One way to compute a prompt: `tokens` it was asked for, `computed` that were; `first` seconds to its answer."""
+    """One way to compute a prompt.
+
+    Attributes:
+        tokens: new ones it was asked for, behind `before` whose KV is there; `computed` those that were computed.
+        first: seconds to the first token of the answer, the median of `samples`.
+    """
 
     tokens: int
+    before: int
     side: str
     layout: str
     first: float
@@ -43,7 +49,7 @@ class Report:
     wrong: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        lengths = dict.fromkeys(row.tokens for row in self.rows)
+        lengths = dict.fromkeys(row.tokens for row in self.rows if not row.before)
         return {
             **asdict(self),
             "floors": {str(tokens): self.work.prefill_floor(self.ceilings, tokens) for tokens in lengths},
@@ -71,39 +77,46 @@ class Report:
         return [
             goals.PREFILL[row.tokens].judge(row.first, self.ceilings)
             for row in self.rows
-            if row.side == ENGINE and row.layout == ONE and row.tokens in goals.PREFILL
+            if row.side == ENGINE and row.layout == ONE and not row.before and row.tokens in goals.PREFILL
         ]
 
     def _table(self) -> str:
-        lines = [["tokens", "side", "layout", "computed", "first token ms", "floor ms", "TFLOP/s", "of matmul", "×"]]
+        heading = ["new", "before", "side", "layout", "computed", "first token ms", "floor ms", "TFLOP/s", "of matmul"]
+        lines = [[*heading, "×"]]
         for index, row in enumerate(self.rows):
-            first = not index or self.rows[index - 1].tokens != row.tokens
-            speed = self.work.prefill_flops(row.computed) / row.first
-            peer = next((r for r in self.rows if (r.tokens, r.side) == (row.tokens, PEER)), row)
+            first = not index or (self.rows[index - 1].tokens, self.rows[index - 1].before) != (row.tokens, row.before)
+            speed = self.work.prefill_flops(row.computed, row.before) / row.first
             lines.append(
                 [
                     f"{row.tokens:,}" if first else "",
+                    f"{row.before:,}" if first else "",
                     row.side,
                     row.layout,
                     f"{row.computed:,}",
                     milliseconds(row.first),
-                    milliseconds(self.work.prefill_floor(self.ceilings, row.computed)),
+                    milliseconds(self.work.prefill_floor(self.ceilings, row.computed, row.before)),
                     f"{speed / 1e12:.3g}",
                     f"{speed / self.ceilings.matmul:.0%}",
-                    f"{peer.first / row.first:.2f}",
+                    f"{self._peers(row).first / row.first:.2f}",
                 ]
             )
-        return layout(lines, left={1, 2})
+        return layout(lines, left={2, 3})
+
+    def _peers(self, row: Row) -> Row:
+        """What transformers took for the same."""
+        same = (row.tokens, row.before, PEER)
+        return next((other for other in self.rows if (other.tokens, other.before, other.side) == same), row)
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
-    """Seconds to the first token over the prompt's length, a line per side, from a report's JSON."""
+    """Seconds to the first token over a cold prompt's length, a line per side, from a report's JSON."""
     pyplot = pyplot_for(path)
+    cold = [row for row in report["rows"] if not row["before"]]
     if pyplot is None:
         return
     figure, axes = pyplot.subplots(figsize=(6.4, 4))
-    for side, name in dict.fromkeys((row["side"], row["layout"]) for row in report["rows"]):
-        rows = [row for row in report["rows"] if (row["side"], row["layout"]) == (side, name)]
+    for side, name in dict.fromkeys((row["side"], row["layout"]) for row in cold):
+        rows = [row for row in cold if (row["side"], row["layout"]) == (side, name)]
         axes.plot([r["tokens"] for r in rows], [1e3 * r["first"] for r in rows], marker="o", label=f"{side}, {name}")
     floors = sorted((int(tokens), 1e3 * seconds) for tokens, seconds in report["floors"].items())
     axes.plot(*zip(*floors, strict=True), ls=":", color="gray", label="floor: the speed of a large matrix product")

@@ -59,12 +59,18 @@ def test_decode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert EAGER in capsys.readouterr().out
 
 
-def test_prefill_is_cold(tmp_path: Path) -> None:
-    found = reported(prefill.main, tmp_path, "--threads", "1", "--tokens", "300", "1200", "--repeat", "2")
-    assert [row["tokens"] for row in found["rows"]] == [300] * 3 + [1200] * 3
+def test_prefill_cold_and_behind_a_prefix(tmp_path: Path) -> None:
+    sizes = ("--tokens", "300", "1200", "--before", "2500", "--new", "200", "--repeat", "2")
+    found = reported(prefill.main, tmp_path, "--threads", "1", *sizes)
+    cold, behind = [ONE, MANY, "one pass"], [ONE, MANY, FILTERED, "DynamicCache"]
+    assert [(row["tokens"], row["before"], row["layout"]) for row in found["rows"]] == [
+        *((tokens, 0, layout) for tokens in (300, 1200) for layout in cold),
+        *((200, 2500, layout) for layout in behind),
+    ]
     assert all(len(row["samples"]) == 2 and row["first"] > 0 for row in found["rows"])
     # what could be shared was not counted, and the rest was all computed
     assert all(row["computed"] > 0.8 * row["tokens"] for row in found["rows"])
+    assert all(row["computed"] < 2 * row["tokens"] for row in found["rows"] if row["before"])
 
 
 def test_kernels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
