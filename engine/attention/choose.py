@@ -21,6 +21,7 @@ from engine.config import EngineConfig
 from engine.errors import InvalidRequestError
 from engine.kv.pool import KVPool
 from engine.models.language_model import LanguageModel
+from engine.native.many import find_many
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def make_attention(config: EngineConfig, pool: KVPool, decoder: LanguageModel) -
     device = pool.keys[0].device
     check_backend(config, device)
     if config.attention == "torch":
-        return TorchAttention(pool, decoder.rotary, decoder.layers)
+        return _torch(pool, decoder)
     if config.attention == "triton" or config.tensor_parallel_size > 1:
         return _triton(pool, decoder)
     if config.attention == "flash":
@@ -101,6 +102,13 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def _torch(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
+    many = None
+    if pool.keys[0].device.type == "cpu":
+        many = find_many(pool.keys[0].dtype, {spec.head_dim for spec in decoder.layers})
+    return TorchAttention(pool, decoder.rotary, decoder.layers, many)
+
+
 def _triton(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
     from engine.attention.triton_attention import TritonAttention, refusal
 
@@ -121,7 +129,7 @@ def _flash(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
 
 def _automatic(config: EngineConfig, pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
     if pool.keys[0].device.type != "cuda":
-        return TorchAttention(pool, decoder.rotary, decoder.layers)
+        return _torch(pool, decoder)
     usual = _usual(pool, decoder)
     api = find_flash()
     return usual if api is None else _with_flash(usual, api, config, pool, decoder)

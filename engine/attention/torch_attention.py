@@ -22,6 +22,7 @@ from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
 from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable, Rotation, rotate_by_each
+from engine.native.many import LEAST_TOKENS, ManyAttention, Seen
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,36 @@ class _RowPlan:
     read: Tensor
 
 
-class TorchAttention(AttentionBackend):
-    """Attention by torch's own kernels on any device."""
+@dataclass(frozen=True)
+class _Seen:
+    """Keys and values [kv_heads, n, head_dim], the queries [heads, T, head_dim] that read them, and maybe a mask."""
 
-    def __init__(self, pool: KVPool, rotary: Sequence[RotaryTable], layers: Sequence[LayerSpec]) -> None:
+    keys: Tensor
+    values: Tensor
+    queries: Tensor
+    allowed: Tensor | None
+
+    @property
+    def by_many(self) -> bool:
+        """Whether `ManyAttention` can."""
+        return self.allowed is None and self.queries.shape[1] >= LEAST_TOKENS and self.queries.is_contiguous()
+
+
+class TorchAttention(AttentionBackend):
+    """Attention by torch's own kernels on any device.
+
+    Args:
+        many: attends to what lies in the pool, where new tokens are many and see all of it; None leaves it to torch.
+    """
+
+    def __init__(
+        self,
+        pool: KVPool,
+        rotary: Sequence[RotaryTable],
+        layers: Sequence[LayerSpec],
+        many: ManyAttention | None = None,
+    ) -> None:
+        self._many = many
         self._pool = pool
         self._rotary = rotary
         self._layers = layers
@@ -145,22 +172,21 @@ class TorchAttention(AttentionBackend):
         before = len(parts)
         watched = bool(row.watched.runs) and layer in self._watched
         runs = row.watched if watched else row.runs
-        pieces = list[int]()
-        for index, (run, turn) in enumerate(zip(runs.runs, runs.turn, strict=True)):
-            part = self._attend_run(layer, row, run, queries[turn])
-            if part is not None:
-                parts.append(part)
-                pieces.append(index)
-        if not watched or not pieces:
+        found = [self._see(layer, row, run, queries[turn]) for run, turn in zip(runs.runs, runs.turn, strict=True)]
+        seen = [one for one in found if one is not None]
+        if not watched or not seen:
+            parts += self._attend_together(spec, seen)
             return merge(parts).transpose(0, 1)
+        parts += [part for one in seen for part in self._attend_together(spec, [one])]
         weights = shares(parts)
+        pieces = [index for index, one in enumerate(found) if one is not None]
         row.read.index_add_(0, row.piece[pieces], weights[before:].mean(1))
         return merge(parts, weights).transpose(0, 1)
 
     def _rotated_queries(self, spec: LayerSpec, row: _RowPlan, q: Tensor) -> list[Tensor]:
         """A copy of q [n, heads, d] per Δ of the row, as [heads, n, d], each rotated once from the original."""
         if spec.rotary is None:
-            return [q.transpose(0, 1)] * row.copies
+            return [q.transpose(0, 1).contiguous()] * row.copies
         return rotate_by_each(q, row.rotations[spec.rotary])
 
     def _attend_new(self, spec: LayerSpec, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,10 +199,9 @@ class TorchAttention(AttentionBackend):
         allowed = (behind >= 0) & (behind < window)
         return attend(q, k, v, scale=spec.scale, softcap=spec.softcap, allowed=allowed)
 
-    def _attend_run(self, layer: int, row: _RowPlan, run: Run, q: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The new tokens over one earlier run; None if the window leaves nothing of it in sight."""
-        spec = self._layers[layer]
-        window = spec.window
+    def _see(self, layer: int, row: _RowPlan, run: Run, q: Tensor) -> _Seen | None:
+        """What the new tokens see of one earlier run; None if the window leaves nothing of it in sight."""
+        window = self._layers[layer].window
         # the first query sees farthest back: keys before this global position are of no use to any
         lost = 0 if window is None else max(0, row.position - window + 1 - run.start)
         if lost >= run.length:
@@ -188,7 +213,16 @@ class TorchAttention(AttentionBackend):
             asked = torch.arange(row.position, row.position + row.count, device=q.device)
             seen = torch.arange(run.start + lost, run.start + run.length, device=q.device)
             allowed = asked[:, None] - seen < window
-        return attend(q, k, v, scale=spec.scale, softcap=spec.softcap, allowed=allowed)
+        return _Seen(k, v, q, allowed)
+
+    def _attend_together(self, spec: LayerSpec, seen: Sequence[_Seen]) -> list[tuple[Tensor, Tensor]]:
+        """Attention over all that is seen, as one part if that can be computed at once, else as one for each."""
+        if self._many is not None and seen and spec.softcap is None and all(one.by_many for one in seen):
+            return [self._many.attend([Seen(one.keys, one.values, one.queries) for one in seen], spec.scale)]
+        return [
+            attend(one.queries, one.keys, one.values, scale=spec.scale, softcap=spec.softcap, allowed=one.allowed)
+            for one in seen
+        ]
 
 
 def _cut(runs: Sequence[Run], places: Sequence[int]) -> tuple[Run, ...]:
