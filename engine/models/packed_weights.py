@@ -6,6 +6,9 @@ Knows neither where the weights came from nor what computes with them.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +32,12 @@ class PackedMatrix:
     Attributes:
         kind: of its blocks.
         data: [rows / 16, columns / 32, kind.block_bytes], uint8, contiguous.
+        mapped: `data` is a file's, and nobody writes to it.
     """
 
     kind: Kind
     data: Tensor
+    mapped: bool = False
 
     @property
     def rows(self) -> int:
@@ -41,6 +46,15 @@ class PackedMatrix:
     @property
     def columns(self) -> int:
         return self.data.shape[1] * BLOCK_COLUMNS
+
+    def forget(self) -> None:
+        """Give back the memory that a file's pages take in this process. They are read anew when they are next used."""
+        if not self.mapped or sys.platform != "linux":
+            return
+        begin = -(-self.data.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = (self.data.data_ptr() + self.data.nbytes - begin) // mmap.PAGESIZE * mmap.PAGESIZE
+        if size > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 
     def weights(self) -> Tensor:
         """[rows, columns], float32: the reference for what computes with the blocks."""
@@ -77,4 +91,4 @@ def _matrix(name: str, kinds: dict[str, str], file: Any) -> PackedMatrix:
     if data.dtype != torch.uint8 or data.dim() != 3 or data.shape[2] != kind.block_bytes:
         found = f"{data.dtype} of shape {tuple(data.shape)}"
         raise BrokenModelError(f"{name} holds {found}; {kind.name} has blocks of {kind.block_bytes} bytes", tensor=name)
-    return PackedMatrix(kind, data)
+    return PackedMatrix(kind, data, mapped=True)

@@ -83,9 +83,8 @@ class Stepper:
         threads: int,
     ) -> None:
         self._library = library
-        self._packed = {name: matrix.data for name, matrix in packed.items()}
-        self._kinds = {name: abi.PACKED[matrix.kind.name] for name, matrix in packed.items()}
-        self._arena = Arena(len(packed), sum(data.numel() for data in self._packed.values()))
+        self._packed = packed
+        self._arena = Arena(len(packed), sum(matrix.data.nbytes for matrix in packed.values()))
         self._kept: list[Tensor] = []  # what C points to
         self._vocab = decoder.vocab_size
         self._layers = self._make_layers(decoder, pool)
@@ -189,10 +188,12 @@ class Stepper:
         ]
 
     def _matrix(self, name: str, dense: Tensor, bias: Tensor | None) -> abi.Matrix:
-        packed = self._packed.get(name)
-        kind = _KINDS[dense.dtype] if packed is None else self._kinds[name]
-        data = self._pointer(dense if packed is None else self._arena.copy(packed))
-        return abi.Matrix(kind, dense.shape[0], dense.shape[1], data, self._floats(bias))
+        packed, floats = self._packed.get(name), self._floats(bias)
+        if packed is None:
+            return abi.Matrix(_KINDS[dense.dtype], *dense.shape, self._pointer(dense), floats)
+        data = self._pointer(self._arena.copy(packed.data))
+        packed.forget()  # it was needed for this copy only
+        return abi.Matrix(abi.PACKED[packed.kind.name], *dense.shape, data, floats)
 
     def _floats(self, tensor: Tensor | None) -> int | None:
         return None if tensor is None else self._pointer(tensor.float())

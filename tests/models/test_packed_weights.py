@@ -33,6 +33,18 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
         assert torch.equal(matrix.data, saved[name].data)
 
 
+def test_what_is_forgotten_is_read_anew(tmp_path: Path) -> None:
+    kind = KINDS["q4"]
+    mine = PackedMatrix(kind, blocks(64, 40, kind.block_bytes))
+    save_packed({NAME: mine}, tmp_path)
+    read = open_packed(tmp_path)[NAME]
+    for matrix in (read, mine):
+        matrix.forget()
+        matrix.forget()
+    assert torch.equal(read.data, mine.data)
+    assert torch.equal(mine.data, blocks(64, 40, kind.block_bytes)), "what no file has must stay"
+
+
 def test_a_folder_without_the_file_has_none(tmp_path: Path) -> None:
     assert open_packed(tmp_path) == {}
 
