@@ -25,7 +25,7 @@ from engine.model import LoadedModel
 from engine.models.decoder import Decoder
 
 TOKENS = (2048, 8192, 32768)
-BEFORE = (7680,)
+BEFORE = (6144,)
 NEW = (512,)
 
 
