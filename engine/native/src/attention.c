@@ -4,7 +4,8 @@
 
 #include "simd.h"
 
-enum { LEAST_PIECE = 128 };
+/* Queries whose sums are kept in registers. */
+enum { LEAST_PIECE = 128, MOST_AT_ONCE = 4 };
 
 static const float NOTHING = -1e30f;
 
@@ -45,6 +46,10 @@ static float *part_of(const Piece *piece, float *of, int query) {
     return of + (size_t)(query / piece->group) * piece->token_stride + (query % piece->group) * piece->head_stride;
 }
 
+static float *mixed_of(const Piece *piece, int query) {
+    return piece->mixed + (part_of(piece, piece->most, query) - piece->most) * piece->model->head_dim;
+}
+
 INLINE f32x16 load_kv(const Piece *piece, const void *cache, size_t at) {
     return piece->model->kv_kind == F32 ? load_floats((const float *)cache + at)
                                         : load_bf16((const uint16_t *)cache + at);
@@ -55,39 +60,61 @@ static size_t place_of(const Piece *piece, int slot) {
     return ((size_t)piece->kv_head * piece->model->slots + slot) * piece->model->head_dim;
 }
 
+/* The columns of sixteen keys from `slot` on, of which `existing` are there: 4 · `units` bytes of each from `at` on. */
+INLINE void gather(const Piece *piece, int slot, int existing, int at, int units, f32x16 columns[16]) {
+    const size_t size = piece->model->kv_kind == F32 ? sizeof(float) : sizeof(uint16_t);
+    for (int key = 0; key < 16; key++) {
+        size_t place = place_of(piece, slot + (key < existing ? key : existing - 1)) + at;
+        const char *from = (const char *)piece->layer->keys + place * size;
+        if (units == 16) {
+            memcpy(columns + key, from, sizeof *columns);
+            continue;
+        }
+        columns[key] = splat(0);
+        memcpy(columns + key, from, 4 * units);
+    }
+    transpose(columns);
+}
+
 /* Keys of `count` slots, dim by dim; what would stand behind the last is of no matter. */
 static void load_keys(const Piece *piece, int slot, int count) {
-    const int dim = piece->model->head_dim;
+    const int dim = piece->model->head_dim, pairs = piece->model->kv_kind == BF16;
     for (int first = 0; first < count; first += 16)
-        for (int i = 0; i < dim; i += 16) {
-            f32x16 keys[16];
-            for (int key = 0; key < 16; key++) {
-                int existing = first + key < count ? first + key : count - 1;
-                keys[key] = load_kv(piece, piece->layer->keys, place_of(piece, slot + existing) + i);
+        for (int i = 0; i < dim; i += 16 << pairs) {
+            const int units = (dim - i) >> pairs < 16 ? (dim - i) >> pairs : 16;
+            float *to = piece->room->keys + i * KEYS_AT_ONCE + first;
+            f32x16 columns[16];
+            gather(piece, slot + first, count - first, i, units, columns);
+            for (int j = 0; j < units; j++) {
+                if (!pairs) {
+                    store_floats(to + j * KEYS_AT_ONCE, columns[j]);
+                    continue;
+                }
+                /* two neighbouring dims in one number */
+                store_floats(to + 2 * j * KEYS_AT_ONCE, (f32x16)((i32x16)columns[j] << 16));
+                store_floats(to + (2 * j + 1) * KEYS_AT_ONCE, (f32x16)((i32x16)columns[j] & ~0xffff));
             }
-            transpose(keys);
-            for (int j = 0; j < 16; j++) store_floats(piece->room->keys + (i + j) * KEYS_AT_ONCE + first, keys[j]);
         }
 }
 
-static void load_values(const Piece *piece, int slot, int count) {
-    const size_t begin = place_of(piece, slot);
-    for (int i = 0; i < count * piece->model->head_dim; i += 16)
-        store_floats(piece->room->keys + i, load_kv(piece, piece->layer->values, begin + i));
-}
-
-/* Scores of sixteen or of twice as many keys; those behind the last become NOTHING. */
-INLINE void score_queries(const Piece *piece, int count, const int dim) {
+/* Scores of KEYS_AT_ONCE keys by `n` queries, a constant; those behind the last become NOTHING. */
+INLINE void score_some(const Piece *piece, int count, int first, const int n) {
+    const int dim = piece->model->head_dim;
     const float scale = piece->layer->scale, *keys = piece->room->keys;
-    for (int query = 0; query < piece->queries; query++) {
-        const float *q = piece->room->queries + (size_t)query * dim;
-        float *scores = piece->room->scores + query * KEYS_AT_ONCE;
-        f32x16 sums[2][2] = {{splat(0), splat(0)}, {splat(0), splat(0)}};
-        for (int i = 0; i < dim; i += 2)
-            for (int half = 0; half < 2; half++)
-                for (int odd = 0; odd < 2; odd++)
-                    sums[half][odd] += q[i + odd] * load_floats(keys + (i + odd) * KEYS_AT_ONCE + 16 * half);
-        for (int half = 0; half < 2; half++) store_floats(scores + 16 * half, (sums[half][0] + sums[half][1]) * scale);
+    const float *queries = piece->room->queries + (size_t)first * dim;
+    f32x16 sums[MOST_AT_ONCE][2];
+    for (int q = 0; q < n; q++) sums[q][0] = sums[q][1] = splat(0);
+    for (int i = 0; i < dim; i++, keys += KEYS_AT_ONCE) {
+        f32x16 left = load_floats(keys), right = load_floats(keys + 16);
+        for (int q = 0; q < n; q++) {
+            sums[q][0] += queries[q * dim + i] * left;
+            sums[q][1] += queries[q * dim + i] * right;
+        }
+    }
+    for (int q = 0; q < n; q++) {
+        float *scores = piece->room->scores + (first + q) * KEYS_AT_ONCE;
+        store_floats(scores, sums[q][0] * scale);
+        store_floats(scores + 16, sums[q][1] * scale);
         for (int key = count; key < KEYS_AT_ONCE; key++) scores[key] = NOTHING;
     }
 }
@@ -106,15 +133,14 @@ static void hide(const Piece *piece, int start, int count) {
 }
 
 /* Scores become e^(score - most), where `most` now counts these keys, too; what was summed up before is scaled. */
-static void weigh(const Piece *piece, int count) {
+static void weigh(const Piece *piece) {
     const int dim = piece->model->head_dim;
     for (int query = 0; query < piece->queries; query++) {
         float *scores = piece->room->scores + query * KEYS_AT_ONCE;
         float *most = part_of(piece, piece->most, query), *sum = part_of(piece, piece->sum, query);
-        float *mixed = piece->mixed + (part_of(piece, piece->most, query) - piece->most) * dim;
-        float highest = *most;
-        for (int key = 0; key < count; key++) highest = scores[key] > highest ? scores[key] : highest;
-        float keep = exponential(splat(*most - highest))[0];
+        float *mixed = mixed_of(piece, query);
+        float highest = largest_of(larger(splat(*most), larger(load_floats(scores), load_floats(scores + 16))));
+        float keep = highest == *most ? 1 : exponential(splat(*most - highest))[0];
         f32x16 total = splat(0);
         for (int key = 0; key < KEYS_AT_ONCE; key += 16) {
             f32x16 part = load_floats(scores + key), weights = exponential(part - highest);
@@ -125,41 +151,58 @@ static void weigh(const Piece *piece, int count) {
         }
         *sum = *sum * keep + sum_of(total);
         *most = highest;
-        for (int i = 0; i < dim; i++) mixed[i] *= keep;
+        for (int i = 0; keep != 1 && i < dim; i++) mixed[i] *= keep;
     }
 }
 
-INLINE void mix_values(const Piece *piece, int count, const int dim) {
-    const float *values = piece->room->keys;
-    for (int query = 0; query < piece->queries; query++) {
-        const float *weights = piece->room->scores + query * KEYS_AT_ONCE;
-        float *mixed = piece->mixed + (part_of(piece, piece->most, query) - piece->most) * dim;
-        for (int i = 0; i < dim; i += 16) {
-            f32x16 total = load_floats(mixed + i);
-            for (int key = 0; key < count; key++) total += weights[key] * load_floats(values + key * dim + i);
-            store_floats(mixed + i, total);
+/* Add to what `n` queries mix 16 · `width` numbers of the values; n and width are constants. */
+INLINE void mix_part(const Piece *piece, int slot, int count, int first, const int n, int from, const int width) {
+    const float *weights = piece->room->scores + first * KEYS_AT_ONCE;
+    f32x16 mixed[MOST_AT_ONCE][4];
+    for (int q = 0; q < n; q++)
+        for (int w = 0; w < width; w++) mixed[q][w] = load_floats(mixed_of(piece, first + q) + from + 16 * w);
+    for (int key = 0; key < count; key++)
+        for (int w = 0; w < width; w++) {
+            f32x16 values = load_kv(piece, piece->layer->values, place_of(piece, slot + key) + from + 16 * w);
+            for (int q = 0; q < n; q++) mixed[q][w] += weights[q * KEYS_AT_ONCE + key] * values;
         }
-    }
+    for (int q = 0; q < n; q++)
+        for (int w = 0; w < width; w++) store_floats(mixed_of(piece, first + q) + from + 16 * w, mixed[q][w]);
+}
+
+INLINE void mix_some(const Piece *piece, int slot, int count, int first, const int n) {
+    int from = 0;
+    for (; piece->model->head_dim - from >= 64; from += 64) mix_part(piece, slot, count, first, n, from, 4);
+    for (; from < piece->model->head_dim; from += 16) mix_part(piece, slot, count, first, n, from, 1);
+}
+
+/* Loops over so many queries at once stay in registers if the number is known. */
+#define FOR_SOME_QUERIES(piece, call)                                                                       \
+    for (int first = 0; first < (piece)->queries; first += MOST_AT_ONCE) switch ((piece)->queries - first) { \
+        case 1: call(1); break;                                                                              \
+        case 2: call(2); break;                                                                              \
+        case 3: call(3); break;                                                                              \
+        default: call(4);                                                                                    \
+        }
+
+static void score_queries(const Piece *piece, int count) {
+#define SCORE(n) score_some(piece, count, first, n)
+    FOR_SOME_QUERIES(piece, SCORE)
+}
+
+static void mix_values(const Piece *piece, int slot, int count) {
+#define MIX(n) mix_some(piece, slot, count, first, n)
+    FOR_SOME_QUERIES(piece, MIX)
 }
 
 /* `count` keys and values from `slot` on, the first standing at `start` */
 static void attend_to(const Piece *piece, int slot, int start, int count) {
-    const int dim = piece->model->head_dim;
     const int last = piece->step->positions[piece->row->first_token];
     load_keys(piece, slot, count);
-    switch (dim) { /* loops of a known length are unrolled */
-    case 64: score_queries(piece, count, 64); break;
-    case 128: score_queries(piece, count, 128); break;
-    default: score_queries(piece, count, dim);
-    }
+    score_queries(piece, count);
     if (piece->layer->window || start + count - 1 > last) hide(piece, start, count);
-    weigh(piece, count);
-    load_values(piece, slot, count);
-    switch (dim) {
-    case 64: mix_values(piece, count, 64); break;
-    case 128: mix_values(piece, count, 128); break;
-    default: mix_values(piece, count, dim);
-    }
+    weigh(piece);
+    mix_values(piece, slot, count);
 }
 
 static void turn_queries(const Piece *piece, int delta, const float *queries, int stride) {
@@ -182,7 +225,7 @@ static void begin(const Piece *piece) {
         float *most = part_of(piece, piece->most, query);
         *most = NOTHING;
         *part_of(piece, piece->sum, query) = 0;
-        memset(piece->mixed + (most - piece->most) * dim, 0, dim * sizeof(float));
+        memset(mixed_of(piece, query), 0, dim * sizeof(float));
     }
 }
 

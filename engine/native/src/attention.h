@@ -16,7 +16,7 @@ typedef struct {
 /* What one thread needs beside: queries, keys, scores. */
 typedef struct {
     float *queries; /* [MOST_TOKENS · heads / kv_heads, head_dim] */
-    float *keys;    /* [head_dim, KEYS_AT_ONCE], or values [KEYS_AT_ONCE, head_dim] */
+    float *keys;    /* [head_dim, KEYS_AT_ONCE] */
     float *scores;  /* [MOST_TOKENS · heads / kv_heads, KEYS_AT_ONCE] */
 } AttentionRoom;
 

@@ -51,6 +51,14 @@ INLINE float sum_of(f32x16 x) {
     return lanes[0];
 }
 
+INLINE float largest_of(f32x16 x) {
+    float lanes[16];
+    memcpy(lanes, &x, sizeof lanes);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) lanes[i] = lanes[i + width] > lanes[i] ? lanes[i + width] : lanes[i];
+    return lanes[0];
+}
+
 /* Of sixteen rows of sixteen the columns: four rounds, each interleaving the first half of the rows with the second. */
 INLINE void transpose(f32x16 rows[16]) {
     for (int round = 0; round < 4; round++) {
