@@ -15,15 +15,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO
-
-from filelock import FileLock, Timeout
+from typing import IO, TYPE_CHECKING
 
 import engine
 from engine.errors import ConversionError
 from engine.models.catalogue import cache_root, lock_file
 from engine.models.progress import Progress, silent
 from engine.models.stamp import write_atomically
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 CONVERSION_VERSION = 2
 """Raise it whenever `gguf_conversion` would write something else: older folders are then converted anew."""
@@ -45,6 +46,8 @@ def convert(gguf: Path, *, progress: Progress = silent) -> Path:
     folder = converted_folder(gguf)
     if is_converted(gguf):
         return folder
+    from filelock import Timeout  # only here: whoever loads a folder can do without
+
     lock = _lock(folder)
     while True:
         try:
@@ -96,6 +99,8 @@ def _stamp(gguf: Path, folder: Path) -> dict[str, object]:
 
 
 def _lock(folder: Path) -> FileLock:
+    from filelock import FileLock
+
     path = lock_file(f"convert-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}")
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)

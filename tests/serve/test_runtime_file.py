@@ -159,6 +159,7 @@ def test_every_field_of_the_configuration_counts() -> None:
         "latency_budget": 11.0,
         "refine": False,
         "speculation": False,
+        "quantized_decode": False,
     }
     assert set(others) == {field.name for field in fields(EngineConfig)}
     keys = {runtime_file.config_key(replace(base, **{name: value})) for name, value in others.items()}
