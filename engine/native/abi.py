@@ -45,3 +45,7 @@ class Step(ctypes.Structure):
         *((name, c_int32) for name in ("tokens", "rows", "wanted")),
         *((name, c_void_p) for name in ("ids", "positions", "slots", "row", "run", "wanted_tokens", "logits")),
     )
+
+
+SIZES = (MOST_TOKENS, *(ctypes.sizeof(structure) for structure in (Matrix, Layer, Model, Step)))
+"""What `ctx_sizes` must say in a library that was built of the same sources."""

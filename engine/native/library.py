@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from engine.native.abi import Matrix, Model, Step
+from engine.native.abi import SIZES, Matrix, Model, Step
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 
@@ -21,9 +24,23 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def load_level(level: str) -> ctypes.CDLL | None:
-    """The library for these instructions; None if it was not built."""
+    """The library for these instructions; None if it was not built, or of other sources."""
     path = FOLDER / f"ctx_native-{level}.so"
-    return _declared(ctypes.CDLL(str(path))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    library = ctypes.CDLL(str(path))
+    if not is_current(library):
+        logger.warning("%s is of another version: install ctx-lsp anew; until then steps are computed in torch", path)
+        return None
+    return _declared(library)
+
+
+def is_current(library: ctypes.CDLL) -> bool:
+    """Whether it has the structures that `abi` has."""
+    try:
+        return tuple((ctypes.c_int32 * len(SIZES)).in_dll(library, "ctx_sizes")) == SIZES
+    except ValueError:
+        return False
 
 
 def levels() -> list[str]:
