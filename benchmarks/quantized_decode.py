@@ -132,9 +132,9 @@ def _packed(model: LoadedModel) -> Run:
     steps = NativeSteps(stepper, model.pool)
 
     def run(row: StepRow) -> Tensor:
-        logits = steps.run([row], range(row.samples))
-        assert logits is not None
-        return logits
+        computed = steps.run([row], range(row.samples))
+        assert computed is not None
+        return computed[0]
 
     return run
 

@@ -229,7 +229,7 @@ def _cut(runs: Sequence[Run], places: Sequence[int]) -> tuple[Run, ...]:
     """The runs, parted at these global positions."""
     parted: list[Run] = []
     for run in runs:
-        inside = [place for place in places if run.start < place < run.start + run.length]
+        inside = sorted({place for place in places if run.start < place < run.start + run.length})
         for start, end in itertools.pairwise((run.start, *inside, run.start + run.length)):
             parted.append(Run(run.slot + start - run.start, end - start, start, run.delta))
     return tuple(parted)

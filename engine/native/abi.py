@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 
-MOST_TOKENS = 64
-"""Of one step."""
+MOST_TOKENS, MOST_STRETCHES = 64, 64
+"""Of one step, and of one row's context."""
 
 DENSE_F32, DENSE_BF16 = 0, 1
 PACKED = {"q4": 2, "q5": 3, "q6": 4, "q8": 5}
@@ -25,6 +25,7 @@ class Layer(ctypes.Structure):
         ("scale", c_float),
         ("window", c_int32),
         ("rotates", c_int32),
+        ("watched", c_int32),
     )
 
 
@@ -42,10 +43,12 @@ class Model(ctypes.Structure):
 
 class Step(ctypes.Structure):
     _fields_ = (
-        *((name, c_int32) for name in ("tokens", "rows", "wanted")),
-        *((name, c_void_p) for name in ("ids", "positions", "slots", "row", "run", "wanted_tokens", "logits")),
+        *((name, c_int32) for name in ("tokens", "rows", "wanted", "pieces")),
+        *((name, c_void_p) for name in ("ids", "positions", "slots", "row", "run", "wanted_tokens", "logits", "piece")),
+        ("notes", c_int32),
+        *((name, c_void_p) for name in ("note", "read")),
     )
 
 
-SIZES = (MOST_TOKENS, *(ctypes.sizeof(structure) for structure in (Matrix, Layer, Model, Step)))
+SIZES = (MOST_TOKENS, MOST_STRETCHES, *(ctypes.sizeof(structure) for structure in (Matrix, Layer, Model, Step)))
 """What `ctx_sizes` must say in a library that was built of the same sources."""

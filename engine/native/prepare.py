@@ -67,6 +67,6 @@ def _seconds(stepper: Stepper, threads: int) -> float:
     least = float("inf")
     for _ in range(_TRIALS):
         begun = time.perf_counter()
-        stepper.step(StepArrays(zero, zero, zero, rows, runs, none))
+        stepper.step(StepArrays(zero, zero, zero, rows, runs, none, none))
         least = min(least, time.perf_counter() - begun)
     return least

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.attention.watched import watched_layers
 from engine.kv.pool import KVPool
 from engine.models.decoder import Decoder, LayerWeights
 from engine.models.language_model import LayerSpec
@@ -35,6 +36,8 @@ class StepArrays:
         rows: [R, 4], for consecutive tokens with one context: first token, tokens, first run, runs.
         runs: [N, 4], in each row from position 0 on: slot, length, start, Δ (see `Run`).
         wanted: tokens behind which logits are wanted.
+        pieces: [N], which of its row's pieces each run is part of, −1 for none.
+        most_pieces: of a row, all being numbered from 0; 0 where no shares of attention are wanted.
     """
 
     ids: IntArray
@@ -43,6 +46,22 @@ class StepArrays:
     rows: IntArray
     runs: IntArray
     wanted: IntArray
+    pieces: IntArray
+    most_pieces: int = 0
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step leaves besides KV.
+
+    Attributes:
+        logits: float32 [wanted, vocab].
+        read: float32 [T, pieces], the share of attention that each token paid to each of its row's pieces, mean over
+            heads and watched layers; None where no layer is watched, or nobody asked.
+    """
+
+    logits: Tensor
+    read: NDArray[np.float32] | None
 
 
 def unfit(decoder: Decoder, pool: KVPool) -> str | None:
@@ -86,7 +105,8 @@ class Stepper:
         self._packed = packed
         self._arena = Arena(len(packed), sum(matrix.data.nbytes for matrix in packed.values()))
         self._kept: list[Tensor] = []  # what C points to
-        self._vocab = decoder.vocab_size
+        self._vocab, self._heads = decoder.vocab_size, decoder.config.num_heads
+        self._watched = watched_layers(len(decoder.layers))
         self._layers = self._make_layers(decoder, pool)
         self._model = self._make_model(decoder, pool)
         self._handle: int | None = library.ctx_stepper_new(ctypes.byref(self._model), threads)
@@ -101,14 +121,19 @@ class Stepper:
         if handle:
             self._library.ctx_stepper_free(handle)
 
-    def step(self, arrays: StepArrays) -> Tensor:
-        """Compute the tokens' KV, and logits behind those wanted: float32 [wanted, vocab]."""
+    def step(self, arrays: StepArrays) -> Stepped:
+        """Compute the tokens' KV, and what is wanted of them."""
         assert self._handle is not None, "it is closed"
         logits = torch.empty(len(arrays.wanted), self._vocab, dtype=torch.float32)
+        tokens, notes = len(arrays.ids), len(arrays.runs) + abi.MOST_STRETCHES
+        noted = arrays.most_pieces if self._watched else 0
+        room = np.empty((tokens, self._heads, notes if noted else 0, 2), dtype=np.float32)
+        read = np.zeros((tokens, noted), dtype=np.float32)
         step = abi.Step(
-            tokens=len(arrays.ids),
+            tokens=tokens,
             rows=len(arrays.rows),
             wanted=len(arrays.wanted),
+            pieces=noted,
             ids=arrays.ids.ctypes.data,
             positions=arrays.positions.ctypes.data,
             slots=arrays.slots.ctypes.data,
@@ -116,9 +141,14 @@ class Stepper:
             run=arrays.runs.ctypes.data,
             wanted_tokens=arrays.wanted.ctypes.data,
             logits=logits.data_ptr(),
+            piece=arrays.pieces.ctypes.data,
+            notes=notes,
+            note=room.ctypes.data,
+            read=read.ctypes.data,
         )
         self.kept = self._library.ctx_step(self._handle, ctypes.byref(step), self.threads)
-        return logits
+        read /= max(1, self._heads * len(self._watched))
+        return Stepped(logits, read if noted else None)
 
     # -- what C reads ----------------------------------------------------------------------------------------------
 
@@ -146,15 +176,13 @@ class Stepper:
 
     def _make_layers(self, decoder: Decoder, pool: KVPool) -> ctypes.Array[abi.Layer]:
         layers = [
-            self._layer(f"model.layers.{index}", decoder, weights, spec, pool.keys[index], pool.values[index])
+            self._layer(index, decoder, weights, spec, pool)
             for index, (weights, spec) in enumerate(zip(decoder.weights.layers, decoder.layers, strict=True))
         ]
         return (abi.Layer * len(layers))(*layers)
 
-    def _layer(
-        self, prefix: str, decoder: Decoder, weights: LayerWeights, spec: LayerSpec, keys: Tensor, values: Tensor
-    ) -> abi.Layer:
-        config, attention, mlp = decoder.config, f"{prefix}.self_attn", f"{prefix}.mlp"
+    def _layer(self, index: int, decoder: Decoder, weights: LayerWeights, spec: LayerSpec, pool: KVPool) -> abi.Layer:
+        config, attention, mlp = decoder.config, f"model.layers.{index}.self_attn", f"model.layers.{index}.mlp"
         qkv = [config.num_heads * config.head_dim] + [config.num_kv_heads * config.head_dim] * 2
         q, k, v = self._parts(weights.qkv, weights.qkv_bias, qkv, [f"{attention}.{name}_proj.weight" for name in "qkv"])
         halves = [config.intermediate_size] * 2
@@ -172,11 +200,12 @@ class Stepper:
             gate=gate,
             up=up,
             down=self._matrix(f"{mlp}.down_proj.weight", weights.down, weights.down_bias),
-            keys=self._pointer(keys),
-            values=self._pointer(values),
+            keys=self._pointer(pool.keys[index]),
+            values=self._pointer(pool.values[index]),
             scale=spec.scale,
             window=spec.window or 0,
             rotates=spec.rotary is not None,
+            watched=index in self._watched,
         )
 
     def _parts(self, fused: Tensor, bias: Tensor | None, rows: list[int], names: list[str]) -> list[abi.Matrix]:

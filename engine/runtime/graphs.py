@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.attention.base import AttentionRow
+from engine.attention.base import AttentionRow, RowResult
 from engine.attention.row_keys import IntArray
 from engine.attention.step_buffers import StepBuffers
 from engine.attention.step_plan import HEADER, Shape, StepPlan
@@ -143,11 +143,8 @@ class Graphs:
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
-    def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> Tensor | None:
-        """Logits of the places `wanted`, float32 [wanted, vocab], good until the next step; None if no graph fits.
-
-        Places are counted over all rows' tokens.
-        """
+    def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> tuple[Tensor, list[RowResult]] | None:
+        """See `SmallSteps`; None if no graph fits."""
         graph = self._fitting(rows, len(wanted))
         if graph is None:
             return None
@@ -161,7 +158,7 @@ class Graphs:
         if self._announce is not None:
             self._announce(graph.size, plan.data)
         self._attention.begin(plan, graph.buffers)
-        return self.replay(graph.size, plan.data)[: len(wanted)]
+        return self.replay(graph.size, plan.data)[: len(wanted)], [RowResult()] * len(rows)
 
     def replay(self, size: Size, data: IntArray) -> Tensor:
         """Compute a step that is planned for `size` and fits: logits of all its wanted places, good until the next."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.attention.base import AttentionRow
+from engine.attention.base import AttentionRow, RowResult
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, VirtualBlockTable
 from engine.native.abi import MOST_TOKENS
-from engine.native.stepper import StepArrays, Stepper
+from engine.native.stepper import IntArray, StepArrays, Stepper
 from engine.native.threads import Threads
 from engine.runtime.scheduler import StepRow
 
@@ -28,19 +29,16 @@ class NativeSteps:
         self._threads = Threads(stepper.threads)
         self._pool = pool
 
-    def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> Tensor | None:
-        """Logits of the places `wanted`, float32 [wanted, vocab]; None if the step has too many tokens.
-
-        Places are counted over all rows' tokens.
-        """
+    def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> tuple[Tensor, list[RowResult]] | None:
+        """See `SmallSteps`; None if the step has too many tokens."""
         tokens = sum(row.row.num_tokens for row in rows)
-        if tokens > self._most or not wanted or any(row.row.pieces for row in rows):
+        if tokens > self._most:
             return None
         self._pool.tokens_written += tokens
         self._stepper.threads = self._threads.now
-        logits = self._stepper.step(arrays_of(rows, wanted, self._pool.block_size))
+        stepped = self._stepper.step(arrays_of(rows, wanted, self._pool.block_size))
         self._threads.note(self._stepper.kept)
-        return logits
+        return stepped.logits, _results(rows, stepped.read)
 
     def release(self) -> None:
         self._stepper.close()
@@ -48,12 +46,14 @@ class NativeSteps:
 
 def arrays_of(rows: Sequence[StepRow], wanted: Sequence[int], block_size: int) -> StepArrays:
     """The step as the library reads it."""
-    positions, slots, spans, runs = list[int](), list[int](), list[tuple[int, ...]](), list[np.ndarray]()
+    positions, slots, spans, runs = list[int](), list[int](), list[tuple[int, ...]](), list[IntArray]()
+    pieces = list[IntArray]()
     for row in (step_row.row for step_row in rows):
         first_run = sum(map(len, runs))
-        seen = _seen(row, block_size)
-        spans.append((len(slots), row.num_tokens, first_run, sum(map(len, seen))))
-        runs += seen
+        before, own = _before(row), _own(row, block_size)
+        spans.append((len(slots), row.num_tokens, first_run, len(before) + len(own)))
+        runs += (before, own)
+        pieces.append(_pieces_of(row, before, own))
         positions += range(row.position, row.position + row.num_tokens)
         slots += row.segment.slots(row.segment.filled, row.num_tokens, block_size)
     return StepArrays(
@@ -63,11 +63,45 @@ def arrays_of(rows: Sequence[StepRow], wanted: Sequence[int], block_size: int) -
         rows=np.array(spans, dtype=np.int32),
         runs=np.concatenate(runs),
         wanted=np.array(wanted, dtype=np.int32),
+        pieces=np.concatenate(pieces),
+        most_pieces=max(len(row.row.pieces) for row in rows),
     )
 
 
-def _seen(row: AttentionRow, block_size: int) -> list[np.ndarray]:
-    """Runs of what the row's last token sees: the table, and its own segment up to that token."""
+def _before(row: AttentionRow) -> IntArray:
+    """Runs of the row's table, parted where pieces begin."""
+    runs = row.table.run_columns
+    if len(row.pieces) < 2 or not len(runs):
+        return runs
+    begins = np.union1d(runs[:, 2], np.array(row.pieces, dtype=np.int32))
+    begins = begins[begins < row.table.tokens]
+    parted = runs[np.searchsorted(runs[:, 2], begins, side="right") - 1]
+    lengths = np.diff(begins, append=row.table.tokens)
+    return np.stack((parted[:, 0] + begins - parted[:, 2], lengths, begins, parted[:, 3]), 1).astype(np.int32)
+
+
+def _own(row: AttentionRow, block_size: int) -> IntArray:
+    """Runs of the row's own segment, up to its last new token."""
     own = VirtualBlockTable.build([Placement(row.segment, 0, row.segment.filled + row.num_tokens)], block_size)
     slot, length, start, _ = own.run_columns.T
-    return [row.table.run_columns, np.stack((slot, length, start + row.table.tokens, np.zeros_like(slot)), 1)]
+    return np.stack((slot, length, start + row.table.tokens, np.zeros_like(slot)), 1)
+
+
+def _pieces_of(row: AttentionRow, before: IntArray, own: IntArray) -> IntArray:
+    """Which piece each run is part of, −1 for none: so is what the row's own segment holds."""
+    found = np.full(len(before) + len(own), -1, dtype=np.int32)
+    found[: len(before)] += np.searchsorted(row.pieces, before[:, 2], side="right").astype(np.int32)
+    return found
+
+
+def _results(rows: Sequence[StepRow], read: NDArray[np.float32] | None) -> list[RowResult]:
+    """What `read` [tokens, pieces] says of each row."""
+    results, first = list[RowResult](), 0
+    for row in (step_row.row for step_row in rows):
+        end, pieces = first + row.num_tokens, len(row.pieces)
+        if read is not None and pieces and row.table.tokens:
+            results.append(RowResult(read=read[first:end, :pieces].T.astype(np.float16)))
+        else:
+            results.append(RowResult())
+        first = end
+    return results

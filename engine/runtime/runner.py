@@ -18,9 +18,15 @@ from engine.runtime.scheduler import StepRow
 
 
 class SmallSteps(Protocol):
-    """A quicker way for steps of few tokens, see `Graphs`."""
+    """A quicker way for steps of few tokens, see `Graphs` and `NativeSteps`."""
 
-    def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> Tensor | None: ...
+    def run(self, rows: Sequence[StepRow], wanted: Sequence[int]) -> tuple[Tensor, list[RowResult]] | None:
+        """Logits of the places `wanted`, float32 [wanted, vocab], good until the next step, and what is left of each
+        row; None if the step has to go the usual way.
+
+        Places are counted over all rows' tokens.
+        """
+        ...
 
     def release(self) -> None: ...
 
@@ -78,17 +84,18 @@ class Runner:
             self._small_steps.release()
 
     def _run(self, rows: Sequence[StepRow], wanted: NDArray[np.int64]) -> tuple[Tensor | None, list[RowResult]]:
-        logits = self._small_steps.run(rows, wanted.tolist()) if self._small_steps else None
-        results = [RowResult()] * len(rows)
-        if logits is None:
-            hidden, results = self._stateful(rows) if self._decoder.stateful else self._together(rows, wanted)
-            logits = self._decoder.logits(hidden[wanted]) if hidden is not None and len(wanted) else None
+        computed = self._small_steps.run(rows, wanted.tolist()) if self._small_steps else None
+        logits, results = computed if computed is not None else self._usual(rows, wanted)
         if len(wanted):
             return logits, results
         if self.device.type == "cuda":
             # a step's time is then its own, and a question never waits for a queue of them
             torch.cuda.synchronize(self.device)
         return None, results
+
+    def _usual(self, rows: Sequence[StepRow], wanted: NDArray[np.int64]) -> tuple[Tensor | None, list[RowResult]]:
+        hidden, results = self._stateful(rows) if self._decoder.stateful else self._together(rows, wanted)
+        return self._decoder.logits(hidden[wanted]) if hidden is not None and len(wanted) else None, results
 
     def _together(self, rows: Sequence[StepRow], wanted: NDArray[np.int64]) -> tuple[Tensor | None, list[RowResult]]:
         """Hidden states of all tokens [T, hidden] if any are wanted, all rows in one pass."""

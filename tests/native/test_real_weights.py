@@ -49,9 +49,10 @@ def decoded(model: LoadedModel, steps: NativeSteps | None) -> Tensor:
     answer, logits = Segment(b"", tokens[PROMPT:], PROMPT, [3], 0), list[Tensor]()
     for index in range(ANSWER):
         row = StepRow(None, AttentionRow(table, answer, 1), answer.tokens[index : index + 1], 1)  # type: ignore[arg-type]
-        behind = runner.run([row])[0] if steps is None else steps.run([row], [0])
-        assert behind is not None
-        logits.append(behind)
+        computed = runner.run([row]) if steps is None else steps.run([row], [0])
+        assert computed is not None
+        assert computed[0] is not None
+        logits.append(computed[0])
         answer.filled += 1
     return torch.cat(logits)
 

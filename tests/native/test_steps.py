@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine import Engine, SamplingParams
-from engine.attention.base import AttentionRow
+from engine.attention.base import AttentionRow, RowResult
 from engine.attention.torch_attention import TorchAttention
 from engine.kv.block_manager import BlockManager
 from engine.kv.pool import KVPool
@@ -23,10 +23,10 @@ from engine.models.decoder import Decoder
 from engine.models.loading import load_decoder
 from engine.native.abi import MOST_TOKENS
 from engine.native.library import load_level
-from engine.native.stepper import StepArrays, Stepper, unfit
+from engine.native.stepper import StepArrays, Stepped, Stepper, unfit
 from engine.runtime.make_runner import make_runner
 from engine.runtime.native_steps import NativeSteps, arrays_of
-from engine.runtime.runner import Runner
+from engine.runtime.runner import Runner, _sampled
 from engine.runtime.scheduler import StepRow
 from tests.engine.oracle import finish
 from tests.engine.test_parity import config
@@ -37,6 +37,7 @@ CPU = torch.device("cpu")
 BLOCK = 8
 THREADS = 3
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.2}
+READ_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-2}
 
 
 @dataclass
@@ -49,17 +50,22 @@ class Sides:
     native: NativeSteps
     stepper: Stepper
 
-    def compare(self, rows: Sequence[StepRow]) -> None:
-        """Logits behind all tokens, and all that is in the pools afterwards."""
-        tokens = sum(row.row.num_tokens for row in rows)
-        expected, _ = self.torch.run(rows)
-        actual = self.native.run(rows, range(tokens))
-        assert actual is not None
-        assert expected is not None
+    def compare(self, rows: Sequence[StepRow]) -> list[RowResult]:
+        """Logits behind all that are wanted, what is read, and all that is in the pools afterwards."""
+        expected, noted = self.torch.run(rows)
+        computed = self.native.run(rows, _sampled(rows).tolist())
+        assert computed is not None
         tolerance = TOLERANCE[self.decoder.dtype]
-        torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+        if expected is not None:
+            torch.testing.assert_close(computed[0], expected, atol=tolerance, rtol=tolerance)
         for mine, its in zip(*map(caches, self.pools), strict=True):
             torch.testing.assert_close(its, mine, atol=tolerance, rtol=tolerance, equal_nan=True)
+        for right, found in zip(noted, computed[1], strict=True):
+            assert (right.read is None) == (found.read is None)
+            if right.read is not None and found.read is not None:
+                assert found.read.dtype == np.float16
+                np.testing.assert_allclose(found.read, right.read, atol=READ_TOLERANCE[self.decoder.dtype])
+        return computed[1]
 
 
 def caches(pool: KVPool) -> Tensor:
@@ -122,8 +128,11 @@ class Drawing:
         for a, b in zip((*mine.keys, *mine.values), (*its.keys, *its.values), strict=True):
             b.copy_(a)
 
-    def row(self, most: int) -> StepRow:
-        """Some moved segments in partly filled blocks, of each some tokens from anywhere on, then new tokens."""
+    def row(self, most: int, *, noted: bool = False) -> StepRow:
+        """Some moved segments in partly filled blocks, of each some tokens from anywhere on, then new tokens.
+
+        If `noted`, pieces begin anywhere in them, some of them empty, and logits of some tokens or none are wanted.
+        """
         choose, placements, position = self.random, list[Placement](), 0
         for _ in range(choose.randint(0, 3)):
             segment = self.written(choose.randint(1, 20), choose.choice([0, 5, 40]))
@@ -136,8 +145,10 @@ class Drawing:
         if choose.random() < 0.5:
             self.compute(VirtualBlockTable.build(placements, BLOCK), own, 11)
             own.filled = 11
-        row = AttentionRow(VirtualBlockTable.build(placements, BLOCK), own, count)
-        return StepRow(None, row, own.tokens[own.filled : own.filled + count], count)  # type: ignore[arg-type]
+        pieces = (0, *sorted(choose.choices(range(position + 1), k=choose.randint(0, 5)))) if noted else ()
+        row = AttentionRow(VirtualBlockTable.build(placements, BLOCK), own, count, pieces=pieces)
+        samples = choose.choice([0, 1, count]) if noted else count
+        return StepRow(None, row, own.tokens[own.filled : own.filled + count], samples)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", NATIVE)
@@ -183,7 +194,7 @@ def test_a_long_context_is_parted_among_threads(level: str) -> None:
     results = []
     for threads in range(1, 8):
         both.stepper.threads = threads
-        results.append(both.stepper.step(arrays_of(rows, range(4), BLOCK)))
+        results.append(both.stepper.step(arrays_of(rows, range(4), BLOCK)).logits)
     assert all(torch.equal(result, results[0]) for result in results)
     both.native.release()
 
@@ -194,9 +205,7 @@ def test_what_it_leaves_to_others() -> None:
     own = drawing.segment(MOST_TOKENS + 1, 0)
     nothing = VirtualBlockTable.build([], BLOCK)
     many = StepRow(None, AttentionRow(nothing, own, MOST_TOKENS + 1), own.tokens, 1)  # type: ignore[arg-type]
-    noted = StepRow(None, AttentionRow(nothing, own, 1, pieces=(0,)), own.tokens[:1], 1)  # type: ignore[arg-type]
     assert both.native.run([many], [0]) is None
-    assert both.native.run([noted], [0]) is None
     written = both.pools[1].tokens_written
     one = StepRow(None, AttentionRow(nothing, own, 1), own.tokens[:1], 1)  # type: ignore[arg-type]
     assert both.native.run([one], [0]) is not None
@@ -222,7 +231,7 @@ def test_an_engine_on_a_cpu_answers_by_it(engine: Engine, monkeypatch: pytest.Mo
     steps = list[int]()
     step = Stepper.step
 
-    def counted(self: Stepper, arrays: StepArrays) -> Tensor:
+    def counted(self: Stepper, arrays: StepArrays) -> Stepped:
         steps.append(len(arrays.ids))
         return step(self, arrays)
 

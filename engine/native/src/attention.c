@@ -5,19 +5,21 @@
 #include "simd.h"
 
 /* Queries whose sums are kept in registers. */
-enum { LEAST_PIECE = 128, MOST_AT_ONCE = 4 };
+enum { LEAST_STRETCH = 128, MOST_AT_ONCE = 4 };
 
 static const float NOTHING = -1e30f;
 
+static int smaller(int a, int b) { return a < b ? a : b; }
+
 static int end_of(const Step *step, const Row *row) { return step->positions[row->first_token + row->tokens - 1] + 1; }
 
-static int piece_length(const Step *step, const Row *row) {
-    int share = (end_of(step, row) + MOST_PIECES - 1) / MOST_PIECES;
-    return share > LEAST_PIECE ? share : LEAST_PIECE;
+static int stretch_length(const Step *step, const Row *row) {
+    int share = (end_of(step, row) + MOST_STRETCHES - 1) / MOST_STRETCHES;
+    return share > LEAST_STRETCH ? share : LEAST_STRETCH;
 }
 
-int attention_pieces(const Step *step, const Row *row) {
-    int length = piece_length(step, row);
+int attention_stretches(const Step *step, const Row *row) {
+    int length = stretch_length(step, row);
     return (end_of(step, row) + length - 1) / length;
 }
 
@@ -40,32 +42,33 @@ typedef struct {
     float *most, *sum, *mixed; /* of the first query; others follow at the strides below */
     int token_stride, head_stride;
     AttentionRoom *room;
-} Piece;
+} Stretch;
 
-static float *part_of(const Piece *piece, float *of, int query) {
-    return of + (size_t)(query / piece->group) * piece->token_stride + (query % piece->group) * piece->head_stride;
+static float *part_of(const Stretch *stretch, float *of, int query) {
+    const int token = query / stretch->group, head = query % stretch->group;
+    return of + (size_t)token * stretch->token_stride + head * stretch->head_stride;
 }
 
-static float *mixed_of(const Piece *piece, int query) {
-    return piece->mixed + (part_of(piece, piece->most, query) - piece->most) * piece->model->head_dim;
+static float *mixed_of(const Stretch *stretch, int query) {
+    return stretch->mixed + (part_of(stretch, stretch->most, query) - stretch->most) * stretch->model->head_dim;
 }
 
-INLINE f32x16 load_kv(const Piece *piece, const void *cache, size_t at) {
-    return piece->model->kv_kind == F32 ? load_floats((const float *)cache + at)
-                                        : load_bf16((const uint16_t *)cache + at);
+INLINE f32x16 load_kv(const Stretch *stretch, const void *cache, size_t at) {
+    return stretch->model->kv_kind == F32 ? load_floats((const float *)cache + at)
+                                          : load_bf16((const uint16_t *)cache + at);
 }
 
 /* Where the numbers of a slot begin. */
-static size_t place_of(const Piece *piece, int slot) {
-    return ((size_t)piece->kv_head * piece->model->slots + slot) * piece->model->head_dim;
+static size_t place_of(const Stretch *stretch, int slot) {
+    return ((size_t)stretch->kv_head * stretch->model->slots + slot) * stretch->model->head_dim;
 }
 
 /* The columns of sixteen keys from `slot` on, of which `existing` are there: 4 · `units` bytes of each from `at` on. */
-INLINE void gather(const Piece *piece, int slot, int existing, int at, int units, f32x16 columns[16]) {
-    const size_t size = piece->model->kv_kind == F32 ? sizeof(float) : sizeof(uint16_t);
+INLINE void gather(const Stretch *stretch, int slot, int existing, int at, int units, f32x16 columns[16]) {
+    const size_t size = stretch->model->kv_kind == F32 ? sizeof(float) : sizeof(uint16_t);
     for (int key = 0; key < 16; key++) {
-        size_t place = place_of(piece, slot + (key < existing ? key : existing - 1)) + at;
-        const char *from = (const char *)piece->layer->keys + place * size;
+        size_t place = place_of(stretch, slot + (key < existing ? key : existing - 1)) + at;
+        const char *from = (const char *)stretch->layer->keys + place * size;
         if (units == 16) {
             memcpy(columns + key, from, sizeof *columns);
             continue;
@@ -77,14 +80,14 @@ INLINE void gather(const Piece *piece, int slot, int existing, int at, int units
 }
 
 /* Keys of `count` slots, dim by dim; what would stand behind the last is of no matter. */
-static void load_keys(const Piece *piece, int slot, int count) {
-    const int dim = piece->model->head_dim, pairs = piece->model->kv_kind == BF16;
+static void load_keys(const Stretch *stretch, int slot, int count) {
+    const int dim = stretch->model->head_dim, pairs = stretch->model->kv_kind == BF16;
     for (int first = 0; first < count; first += 16)
         for (int i = 0; i < dim; i += 16 << pairs) {
             const int units = (dim - i) >> pairs < 16 ? (dim - i) >> pairs : 16;
-            float *to = piece->room->keys + i * KEYS_AT_ONCE + first;
+            float *to = stretch->room->keys + i * KEYS_AT_ONCE + first;
             f32x16 columns[16];
-            gather(piece, slot + first, count - first, i, units, columns);
+            gather(stretch, slot + first, count - first, i, units, columns);
             for (int j = 0; j < units; j++) {
                 if (!pairs) {
                     store_floats(to + j * KEYS_AT_ONCE, columns[j]);
@@ -98,10 +101,10 @@ static void load_keys(const Piece *piece, int slot, int count) {
 }
 
 /* Scores of KEYS_AT_ONCE keys by `n` queries, a constant; those behind the last become NOTHING. */
-INLINE void score_some(const Piece *piece, int count, int first, const int n) {
-    const int dim = piece->model->head_dim;
-    const float scale = piece->layer->scale, *keys = piece->room->keys;
-    const float *queries = piece->room->queries + (size_t)first * dim;
+INLINE void score_some(const Stretch *stretch, int count, int first, const int n) {
+    const int dim = stretch->model->head_dim;
+    const float scale = stretch->layer->scale, *keys = stretch->room->keys;
+    const float *queries = stretch->room->queries + (size_t)first * dim;
     f32x16 sums[MOST_AT_ONCE][2];
     for (int q = 0; q < n; q++) sums[q][0] = sums[q][1] = splat(0);
     for (int i = 0; i < dim; i++, keys += KEYS_AT_ONCE) {
@@ -112,7 +115,7 @@ INLINE void score_some(const Piece *piece, int count, int first, const int n) {
         }
     }
     for (int q = 0; q < n; q++) {
-        float *scores = piece->room->scores + (first + q) * KEYS_AT_ONCE;
+        float *scores = stretch->room->scores + (first + q) * KEYS_AT_ONCE;
         store_floats(scores, sums[q][0] * scale);
         store_floats(scores + 16, sums[q][1] * scale);
         for (int key = count; key < KEYS_AT_ONCE; key++) scores[key] = NOTHING;
@@ -120,25 +123,25 @@ INLINE void score_some(const Piece *piece, int count, int first, const int n) {
 }
 
 /* Scores of keys that a token may not see become NOTHING; `start` is the position of the first key. */
-static void hide(const Piece *piece, int start, int count) {
-    const int window = piece->layer->window;
-    for (int query = 0; query < piece->queries; query++) {
-        int position = piece->step->positions[piece->row->first_token + query / piece->group];
+static void hide(const Stretch *stretch, int start, int count) {
+    const int window = stretch->layer->window;
+    for (int query = 0; query < stretch->queries; query++) {
+        int position = stretch->step->positions[stretch->row->first_token + query / stretch->group];
         int first = window && position - window + 1 > start ? position - window + 1 - start : 0;
         int last = position - start;
-        float *scores = piece->room->scores + query * KEYS_AT_ONCE;
+        float *scores = stretch->room->scores + query * KEYS_AT_ONCE;
         for (int key = 0; key < count; key++)
             if (key < first || key > last) scores[key] = NOTHING;
     }
 }
 
 /* Scores become e^(score - most), where `most` now counts these keys, too; what was summed up before is scaled. */
-static void weigh(const Piece *piece) {
-    const int dim = piece->model->head_dim;
-    for (int query = 0; query < piece->queries; query++) {
-        float *scores = piece->room->scores + query * KEYS_AT_ONCE;
-        float *most = part_of(piece, piece->most, query), *sum = part_of(piece, piece->sum, query);
-        float *mixed = mixed_of(piece, query);
+static void weigh(const Stretch *stretch) {
+    const int dim = stretch->model->head_dim;
+    for (int query = 0; query < stretch->queries; query++) {
+        float *scores = stretch->room->scores + query * KEYS_AT_ONCE;
+        float *most = part_of(stretch, stretch->most, query), *sum = part_of(stretch, stretch->sum, query);
+        float *mixed = mixed_of(stretch, query);
         float highest = largest_of(larger(splat(*most), larger(load_floats(scores), load_floats(scores + 16))));
         float keep = highest == *most ? 1 : exponential(splat(*most - highest))[0];
         f32x16 total = splat(0);
@@ -156,117 +159,167 @@ static void weigh(const Piece *piece) {
 }
 
 /* Add to what `n` queries mix 16 · `width` numbers of the values; n and width are constants. */
-INLINE void mix_part(const Piece *piece, int slot, int count, int first, const int n, int from, const int width) {
-    const float *weights = piece->room->scores + first * KEYS_AT_ONCE;
+INLINE void mix_part(const Stretch *stretch, int slot, int count, int first, const int n, int from, const int width) {
+    const float *weights = stretch->room->scores + first * KEYS_AT_ONCE;
     f32x16 mixed[MOST_AT_ONCE][4];
     for (int q = 0; q < n; q++)
-        for (int w = 0; w < width; w++) mixed[q][w] = load_floats(mixed_of(piece, first + q) + from + 16 * w);
+        for (int w = 0; w < width; w++) mixed[q][w] = load_floats(mixed_of(stretch, first + q) + from + 16 * w);
     for (int key = 0; key < count; key++)
         for (int w = 0; w < width; w++) {
-            f32x16 values = load_kv(piece, piece->layer->values, place_of(piece, slot + key) + from + 16 * w);
+            f32x16 values = load_kv(stretch, stretch->layer->values, place_of(stretch, slot + key) + from + 16 * w);
             for (int q = 0; q < n; q++) mixed[q][w] += weights[q * KEYS_AT_ONCE + key] * values;
         }
     for (int q = 0; q < n; q++)
-        for (int w = 0; w < width; w++) store_floats(mixed_of(piece, first + q) + from + 16 * w, mixed[q][w]);
+        for (int w = 0; w < width; w++) store_floats(mixed_of(stretch, first + q) + from + 16 * w, mixed[q][w]);
 }
 
-INLINE void mix_some(const Piece *piece, int slot, int count, int first, const int n) {
+INLINE void mix_some(const Stretch *stretch, int slot, int count, int first, const int n) {
     int from = 0;
-    for (; piece->model->head_dim - from >= 64; from += 64) mix_part(piece, slot, count, first, n, from, 4);
-    for (; from < piece->model->head_dim; from += 16) mix_part(piece, slot, count, first, n, from, 1);
+    for (; stretch->model->head_dim - from >= 64; from += 64) mix_part(stretch, slot, count, first, n, from, 4);
+    for (; from < stretch->model->head_dim; from += 16) mix_part(stretch, slot, count, first, n, from, 1);
 }
 
 /* Loops over so many queries at once stay in registers if the number is known. */
-#define FOR_SOME_QUERIES(piece, call)                                                                       \
-    for (int first = 0; first < (piece)->queries; first += MOST_AT_ONCE) switch ((piece)->queries - first) { \
+#define FOR_SOME_QUERIES(stretch, call)                                                                       \
+    for (int first = 0; first < (stretch)->queries; first += MOST_AT_ONCE) switch ((stretch)->queries - first) { \
         case 1: call(1); break;                                                                              \
         case 2: call(2); break;                                                                              \
         case 3: call(3); break;                                                                              \
         default: call(4);                                                                                    \
         }
 
-static void score_queries(const Piece *piece, int count) {
-#define SCORE(n) score_some(piece, count, first, n)
-    FOR_SOME_QUERIES(piece, SCORE)
+static void score_queries(const Stretch *stretch, int count) {
+#define SCORE(n) score_some(stretch, count, first, n)
+    FOR_SOME_QUERIES(stretch, SCORE)
 }
 
-static void mix_values(const Piece *piece, int slot, int count) {
-#define MIX(n) mix_some(piece, slot, count, first, n)
-    FOR_SOME_QUERIES(piece, MIX)
+static void mix_values(const Stretch *stretch, int slot, int count) {
+#define MIX(n) mix_some(stretch, slot, count, first, n)
+    FOR_SOME_QUERIES(stretch, MIX)
 }
 
 /* `count` keys and values from `slot` on, the first standing at `start` */
-static void attend_to(const Piece *piece, int slot, int start, int count) {
-    const int last = piece->step->positions[piece->row->first_token];
-    load_keys(piece, slot, count);
-    score_queries(piece, count);
-    if (piece->layer->window || start + count - 1 > last) hide(piece, start, count);
-    weigh(piece);
-    mix_values(piece, slot, count);
+static void attend_to(const Stretch *stretch, int slot, int start, int count) {
+    const int last = stretch->step->positions[stretch->row->first_token];
+    load_keys(stretch, slot, count);
+    score_queries(stretch, count);
+    if (stretch->layer->window || start + count - 1 > last) hide(stretch, start, count);
+    weigh(stretch);
+    mix_values(stretch, slot, count);
 }
 
-static void turn_queries(const Piece *piece, int delta, const float *queries, int stride) {
-    const Model *model = piece->model;
-    for (int query = 0; query < piece->queries; query++) {
-        int token = piece->row->first_token + query / piece->group;
-        int head = piece->kv_head * piece->group + query % piece->group;
+static void turn_queries(const Stretch *stretch, int delta, const float *queries, int stride) {
+    const Model *model = stretch->model;
+    for (int query = 0; query < stretch->queries; query++) {
+        int token = stretch->row->first_token + query / stretch->group;
+        int head = stretch->kv_head * stretch->group + query % stretch->group;
         const float *from = queries + (size_t)token * stride + (size_t)head * model->head_dim;
-        float *to = piece->room->queries + (size_t)query * model->head_dim;
-        if (piece->layer->rotates)
-            attention_rotate(model, piece->step->positions[token] - delta, from, to);
+        float *to = stretch->room->queries + (size_t)query * model->head_dim;
+        if (stretch->layer->rotates)
+            attention_rotate(model, stretch->step->positions[token] - delta, from, to);
         else
             memcpy(to, from, model->head_dim * sizeof(float));
     }
 }
 
-static void begin(const Piece *piece) {
-    const int dim = piece->model->head_dim;
-    for (int query = 0; query < piece->queries; query++) {
-        float *most = part_of(piece, piece->most, query);
-        *most = NOTHING;
-        *part_of(piece, piece->sum, query) = 0;
-        memset(mixed_of(piece, query), 0, dim * sizeof(float));
+/* A query's notes. That of run r in stretch s stands at r + s, which is another place for each two that meet. */
+static Note *notes_of(const Model *model, const Step *step, int token, int head) {
+    return step->note + ((size_t)token * model->heads + head) * step->notes;
+}
+
+static Note *note_of(const Stretch *stretch, int query, int at) {
+    const int token = stretch->row->first_token + query / stretch->group;
+    const int head = stretch->kv_head * stretch->group + query % stretch->group;
+    return notes_of(stretch->model, stretch->step, token, head) + at;
+}
+
+/* From here on what is paid is summed up anew; until `end_note` the note keeps what was paid before. */
+static void begin_note(const Stretch *stretch, int at) {
+    for (int query = 0; query < stretch->queries; query++) {
+        float *sum = part_of(stretch, stretch->sum, query);
+        *note_of(stretch, query, at) = (Note){*part_of(stretch, stretch->most, query), *sum};
+        *sum = 0;
     }
 }
 
-void attention_piece(const Model *model, const Layer *layer, const Step *step, const Row *row, int kv_head, int number,
-                     const float *queries, int stride, Parts *parts, AttentionRoom *room) {
-    const int group = model->heads / model->kv_heads, length = piece_length(step, row);
-    const size_t part = ((size_t)row->first_token * model->heads + kv_head * group) * MOST_PIECES + number;
-    Piece piece = {model, layer, step, row, kv_head, group, group * row->tokens,
-                   parts->most + part, parts->sum + part, parts->mixed + part * model->head_dim,
-                   model->heads * MOST_PIECES, MOST_PIECES, room};
-    int from = number * length, to = from + length < end_of(step, row) ? from + length : end_of(step, row);
-    int unseen = layer->window ? step->positions[row->first_token] - layer->window + 1 : 0;
-    if (from < unseen) from = unseen;
-    begin(&piece);
+static void end_note(const Stretch *stretch, int at) {
+    for (int query = 0; query < stretch->queries; query++) {
+        float most = *part_of(stretch, stretch->most, query), *sum = part_of(stretch, stretch->sum, query);
+        Note *note = note_of(stretch, query, at), before = *note;
+        *note = (Note){most, *sum};
+        *sum += before.sum * exponential(splat(before.most - most))[0];
+    }
+}
+
+static int is_noted(const Layer *layer, const Step *step) { return step->pieces && layer->watched; }
+
+static void begin(const Stretch *stretch) {
+    const int dim = stretch->model->head_dim;
+    for (int query = 0; query < stretch->queries; query++) {
+        float *most = part_of(stretch, stretch->most, query);
+        *most = NOTHING;
+        *part_of(stretch, stretch->sum, query) = 0;
+        memset(mixed_of(stretch, query), 0, dim * sizeof(float));
+    }
+}
+
+void attention_stretch(const Model *model, const Layer *layer, const Step *step, const Row *row, int kv_head,
+                       int number, const float *queries, int stride, Parts *parts, AttentionRoom *room) {
+    const int group = model->heads / model->kv_heads, length = stretch_length(step, row);
+    const size_t part = ((size_t)row->first_token * model->heads + kv_head * group) * MOST_STRETCHES + number;
+    Stretch stretch = {model, layer, step, row, kv_head, group, group * row->tokens,
+                       parts->most + part, parts->sum + part, parts->mixed + part * model->head_dim,
+                       model->heads * MOST_STRETCHES, MOST_STRETCHES, room};
+    const int from = number * length, to = smaller(from + length, end_of(step, row));
+    const int unseen = layer->window ? step->positions[row->first_token] - layer->window + 1 : 0;
+    begin(&stretch);
     int turned = 0, delta = 0;
-    for (int r = row->first_run; r < row->first_run + row->runs; r++) {
-        const Run *run = step->run + r;
+    for (int r = 0; r < row->runs; r++) {
+        const Run *run = step->run + row->first_run + r;
         int first = run->start > from ? run->start : from;
-        int end = run->start + run->length < to ? run->start + run->length : to;
+        const int end = smaller(run->start + run->length, to);
         if (first >= end) continue;
-        if (!turned || delta != run->delta) turn_queries(&piece, run->delta, queries, stride);
-        turned = 1, delta = run->delta;
-        for (; first < end; first += KEYS_AT_ONCE) {
-            int count = end - first < KEYS_AT_ONCE ? end - first : KEYS_AT_ONCE;
-            attend_to(&piece, run->slot + first - run->start, first, count);
+        if (is_noted(layer, step)) begin_note(&stretch, r + number);
+        if (first < unseen) first = unseen;
+        if (first < end && (!turned || delta != run->delta)) {
+            turn_queries(&stretch, run->delta, queries, stride);
+            turned = 1, delta = run->delta;
+        }
+        for (; first < end; first += KEYS_AT_ONCE)
+            attend_to(&stretch, run->slot + first - run->start, first, smaller(end - first, KEYS_AT_ONCE));
+        if (is_noted(layer, step)) end_note(&stretch, r + number);
+    }
+}
+
+/* Add to `read` what each run was paid; `most` and `total` are those of all keys. */
+static void add_read(const Model *model, const Step *step, const Row *row, int token, int head, float most,
+                     float total) {
+    const Note *notes = notes_of(model, step, token, head);
+    const int length = stretch_length(step, row);
+    for (int r = 0; r < row->runs; r++) {
+        const Run *run = step->run + row->first_run + r;
+        const int piece = step->piece[row->first_run + r];
+        if (piece < 0) continue;
+        for (int s = run->start / length; s <= (run->start + run->length - 1) / length; s++) {
+            float paid = exponential(splat(notes[r + s].most - most))[0] * notes[r + s].sum;
+            step->read[(size_t)token * step->pieces + piece] += paid / total;
         }
     }
 }
 
-void attention_merge(const Model *model, const Step *step, const Row *row, int token, int head, const Parts *parts,
-                     float *to) {
-    const int pieces = attention_pieces(step, row), dim = model->head_dim;
-    const size_t first = ((size_t)token * model->heads + head) * MOST_PIECES;
+void attention_merge(const Model *model, const Layer *layer, const Step *step, const Row *row, int token, int head,
+                     const Parts *parts, float *to) {
+    const int stretches = attention_stretches(step, row), dim = model->head_dim;
+    const size_t first = ((size_t)token * model->heads + head) * MOST_STRETCHES;
     float highest = NOTHING, total = 0;
-    for (int piece = 0; piece < pieces; piece++) highest = fmaxf(highest, parts->most[first + piece]);
+    for (int stretch = 0; stretch < stretches; stretch++) highest = fmaxf(highest, parts->most[first + stretch]);
     memset(to, 0, dim * sizeof(float));
-    for (int piece = 0; piece < pieces; piece++) {
-        float weight = exponential(splat(parts->most[first + piece] - highest))[0];
-        total += weight * parts->sum[first + piece];
-        const float *mixed = parts->mixed + (first + piece) * dim;
+    for (int stretch = 0; stretch < stretches; stretch++) {
+        float weight = exponential(splat(parts->most[first + stretch] - highest))[0];
+        total += weight * parts->sum[first + stretch];
+        const float *mixed = parts->mixed + (first + stretch) * dim;
         for (int i = 0; i < dim; i++) to[i] += weight * mixed[i];
     }
     for (int i = 0; i < dim; i++) to[i] /= total;
+    if (is_noted(layer, step)) add_read(model, step, row, token, head, highest, total);
 }

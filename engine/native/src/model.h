@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-/* Most tokens of a step, and most pieces that a row's context is cut into. */
-enum { MOST_TOKENS = 64, MOST_PIECES = 64 };
+/* Most tokens of a step, and most stretches that a row's context is cut into. */
+enum { MOST_TOKENS = 64, MOST_STRETCHES = 64 };
 
 /* How a matrix is kept: dense ones are row-major, packed ones as engine/native/packing.py says. */
 enum { DENSE_F32, DENSE_BF16, PACKED_Q4, PACKED_Q5, PACKED_Q6, PACKED_Q8 };
@@ -28,6 +28,7 @@ typedef struct {
     float scale;
     int32_t window;  /* a token sees so many, itself included; 0: all before it */
     int32_t rotates; /* whether queries and keys are turned to their positions */
+    int32_t watched; /* whether what its tokens read is noted */
 } Layer;
 
 typedef struct {
@@ -52,11 +53,22 @@ typedef struct {
     int32_t first_token, tokens, first_run, runs;
 } Row;
 
+/* What a query paid to some keys: the largest score of it so far, and the sum of e^(score - most) over them. */
+typedef struct {
+    float most, sum;
+} Note;
+
 typedef struct {
     int32_t tokens, rows, wanted;
+    int32_t pieces; /* most that a row wants to know its share of attention to; 0: nothing is noted */
     const int32_t *ids, *positions, *slots; /* [tokens] */
     const Row *row;
     const Run *run;
     const int32_t *wanted_tokens; /* [wanted], of which logits are computed */
     float *logits;                /* [wanted, vocab] */
+    /* Only if anything is noted: */
+    const int32_t *piece; /* [runs], which of its row's pieces each run is part of; negative: none */
+    int32_t notes;        /* of a query: as many as its row has runs and stretches, or more */
+    Note *note;           /* [tokens, heads, notes], what each run of each stretch is paid; room for one layer */
+    float *read;          /* [tokens, pieces], shares of attention are added to it, of all heads and watched layers */
 } Step;

@@ -175,27 +175,28 @@ static void finish_heads(Stepper *stepper, const Layer *layer, const Step *step)
 static void attend(Stepper *stepper, const Layer *layer, const Step *step, Room *room) {
     const Model *model = stepper->model;
     int tasks = 0;
-    for (int r = 0; r < step->rows; r++) tasks += attention_pieces(step, step->row + r) * model->kv_heads;
+    for (int r = 0; r < step->rows; r++) tasks += attention_stretches(step, step->row + r) * model->kv_heads;
     for (int task; (task = crew_take(stepper->crew, 1)) < tasks;) {
         const Row *row = step->row;
-        for (int of; task >= (of = attention_pieces(step, row) * model->kv_heads); row++) task -= of;
-        attention_piece(model, layer, step, row, task % model->kv_heads, task / model->kv_heads, stepper->qkv,
-                        qkv_width(model), &stepper->parts, &room->attention);
+        for (int of; task >= (of = attention_stretches(step, row) * model->kv_heads); row++) task -= of;
+        attention_stretch(model, layer, step, row, task % model->kv_heads, task / model->kv_heads, stepper->qkv,
+                          qkv_width(model), &stepper->parts, &room->attention);
     }
 }
 
-static void merge(Stepper *stepper, const Step *step) {
+static void merge(Stepper *stepper, const Layer *layer, const Step *step) {
     const Model *model = stepper->model;
     for (int token; (token = crew_take(stepper->crew, 1)) < step->tokens;) {
         const Row *row = step->row;
         while (token >= row->first_token + row->tokens) row++;
         for (int head = 0; head < model->heads; head++)
-            attention_merge(model, step, row, token, head, &stepper->parts,
+            attention_merge(model, layer, step, row, token, head, &stepper->parts,
                             stepper->mixed + ((size_t)token * model->heads + head) * model->head_dim);
     }
 }
 
-static void add_attention(Stepper *stepper, const Layer *layer, const Step *step, Room *room) {
+/* Queries, and what a layer keeps: keys and values. */
+static void project(Stepper *stepper, const Layer *layer, const Step *step, Room *room) {
     const Model *model = stepper->model;
     const int tokens = step->tokens, queries = model->heads * model->head_dim, keys = model->kv_heads * model->head_dim;
     const Part qkv[] = {{&layer->q, stepper->qkv}, {&layer->k, stepper->qkv + queries},
@@ -206,14 +207,18 @@ static void add_attention(Stepper *stepper, const Layer *layer, const Step *step
     crew_meet(stepper->crew);
     finish_heads(stepper, layer, step);
     crew_meet(stepper->crew);
+}
+
+static void add_attention(Stepper *stepper, const Layer *layer, const Step *step, Room *room) {
+    const Model *model = stepper->model;
     attend(stepper, layer, step, room);
     crew_meet(stepper->crew);
-    merge(stepper, step);
+    merge(stepper, layer, step);
     crew_meet(stepper->crew);
     const Part output = {&layer->output, stepper->hidden};
-    take(&room->vectors, stepper->mixed, tokens, queries);
-    vectors_prepare(&room->vectors, tokens, &layer->output);
-    multiply(stepper->crew, &output, 1, &room->vectors, tokens, model->hidden, ADD);
+    take(&room->vectors, stepper->mixed, step->tokens, model->heads * model->head_dim);
+    vectors_prepare(&room->vectors, step->tokens, &layer->output);
+    multiply(stepper->crew, &output, 1, &room->vectors, step->tokens, model->hidden, ADD);
     crew_meet(stepper->crew);
 }
 
@@ -248,10 +253,13 @@ static void go_through(void *of, int thread) {
     if (thread == 0) embed(stepper->model, job->step, stepper->hidden);
     crew_meet(stepper->crew);
     for (int i = 0; i < stepper->model->num_layers; i++) {
-        add_attention(stepper, stepper->model->layers + i, job->step, room);
-        add_mlp(stepper, stepper->model->layers + i, job->step, room);
+        const Layer *layer = stepper->model->layers + i;
+        project(stepper, layer, job->step, room);
+        if (i == stepper->model->num_layers - 1 && !job->step->wanted) return; /* nobody reads more of it */
+        add_attention(stepper, layer, job->step, room);
+        add_mlp(stepper, layer, job->step, room);
     }
-    if (job->step->wanted) add_logits(stepper, job->step, room);
+    add_logits(stepper, job->step, room);
 }
 
 /* -- memory ----------------------------------------------------------------------------------------------------- */
@@ -274,7 +282,7 @@ static Vectors room_for_vectors(Arena *arena, size_t numbers) {
 }
 
 static void lay_out(Stepper *stepper, const Model *model, int threads, Arena *arena) {
-    const size_t tokens = MOST_TOKENS, parts = tokens * model->heads * MOST_PIECES, dim = model->head_dim;
+    const size_t tokens = MOST_TOKENS, parts = tokens * model->heads * MOST_STRETCHES, dim = model->head_dim;
     const size_t queries = tokens * (model->heads / model->kv_heads), mixed = model->heads * dim;
     size_t longest = model->hidden > model->inner ? model->hidden : model->inner;
     if (mixed > longest) longest = mixed;
@@ -298,7 +306,7 @@ static void lay_out(Stepper *stepper, const Model *model, int threads, Arena *ar
 /* -- what Python calls ------------------------------------------------------------------------------------------- */
 
 /* What engine/native/abi.py must agree with: a library that was built of other sources would read past its arrays. */
-const int32_t ctx_sizes[] = {MOST_TOKENS, sizeof(Matrix), sizeof(Layer), sizeof(Model), sizeof(Step)};
+const int32_t ctx_sizes[] = {MOST_TOKENS, MOST_STRETCHES, sizeof(Matrix), sizeof(Layer), sizeof(Model), sizeof(Step)};
 
 void ctx_stepper_free(Stepper *stepper) {
     if (stepper->crew) crew_free(stepper->crew);
