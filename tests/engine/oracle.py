@@ -91,7 +91,7 @@ def assert_greedy(recorded: Sequence[Tensor], tokens: Sequence[int], logits: Ten
 
     Where the oracle's two best are closer than the tolerance either may win, and nothing is compared from there on.
     """
-    actual = torch.stack(list(recorded))
+    actual = torch.stack(list(recorded)).to(logits.device)
     assert len(actual) == len(tokens)
     for mine, theirs, token in zip(actual, logits, tokens, strict=True):
         torch.testing.assert_close(mine, theirs, atol=TOLERANCE, rtol=0)
