@@ -4,16 +4,19 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 /* How often a thread looks again before it lets others have its core: some microseconds, a few phases' difference. */
 enum { PATIENCE = 4000 };
 
 typedef struct {
-    Crew *crew;
+    _Alignas(64) Crew *crew; /* a line of its own: every thread counts on its own `taken` */
     int number;
-    double kept; /* share of its last job's time that others had its core */
+    atomic_int taken; /* of its own share of the tasks */
+    double kept;      /* share of its last job's time that others had its core */
     pthread_t thread;
 } Hand;
 
@@ -78,9 +81,16 @@ static void *stand_by(void *of) {
     }
 }
 
+static void take_anew(Crew *crew) {
+    atomic_store(&crew->next_task, 0);
+    for (int i = 0; i < crew->active; i++) atomic_store(&crew->hands[i].taken, 0);
+}
+
 Crew *crew_new(int threads) {
-    Crew *crew = calloc(1, sizeof(Crew) + (size_t)threads * sizeof(Hand));
+    size_t size = sizeof(Crew) + (size_t)threads * sizeof(Hand);
+    Crew *crew = aligned_alloc(_Alignof(Crew), size); /* a multiple of it, as its parts are */
     if (!crew) return NULL;
+    memset(crew, 0, size);
     pthread_mutex_init(&crew->lock, NULL);
     pthread_cond_init(&crew->called, NULL);
     crew->size = 1;
@@ -111,7 +121,7 @@ double crew_run(Crew *crew, int threads, void (*work)(void *, int), void *job) {
     crew->active = threads < crew->size ? threads : crew->size;
     crew->work = work;
     crew->job = job;
-    atomic_store(&crew->next_task, 0);
+    take_anew(crew);
     atomic_store(&crew->waiting, 0);
     atomic_store(&crew->unfinished, crew->active - 1);
     if (crew->active > 1) {
@@ -128,13 +138,24 @@ double crew_run(Crew *crew, int threads, void (*work)(void *, int), void *job) {
 
 int crew_take(Crew *crew, int count) { return atomic_fetch_add(&crew->next_task, count); }
 
+int crew_take_near(Crew *crew, int thread, int tasks, int count, int *first) {
+    const int threads = crew->active;
+    for (int i = 0; i < threads; i++) {
+        const int owner = (thread + i) % threads;
+        const int begin = (int)((int64_t)tasks * owner / threads), end = (int)((int64_t)tasks * (owner + 1) / threads);
+        *first = begin + atomic_fetch_add(&crew->hands[owner].taken, count);
+        if (*first < end) return count < end - *first ? count : end - *first;
+    }
+    return 0;
+}
+
 int crew_threads(const Crew *crew) { return crew->active; }
 
 void crew_meet(Crew *crew) {
     unsigned phase = atomic_load(&crew->phase);
     if (atomic_fetch_add(&crew->waiting, 1) == crew->active - 1) {
         atomic_store(&crew->waiting, 0);
-        atomic_store(&crew->next_task, 0);
+        take_anew(crew);
         atomic_fetch_add(&crew->phase, 1);
         return;
     }

@@ -10,7 +10,7 @@ typedef struct {
     int bits, group, offset, has_min;
 } Kind;
 
-enum { MOST_AT_ONCE = 4, AHEAD = 1024, LINE = 64 };
+enum { MOST_AT_ONCE = 4 };
 
 INLINE Kind kind_of(int kind) {
     switch (kind) {
@@ -44,7 +44,6 @@ INLINE void packed_tile(const uint8_t *block, const Vectors *x, int first, Kind 
     f32x16 total[MOST_AT_ONCE];
     for (int t = 0; t < n; t++) total[t] = splat(0);
     for (int g = 0; g < groups; g++, block += block_bytes(kind)) {
-        for (int line = 0; line < block_bytes(kind); line += LINE) __builtin_prefetch(block + AHEAD + line);
         const uint8_t *numbers = block + scale_bytes(kind);
         for (int part = 0; part < parts; part++) {
             i32x16 dots[MOST_AT_ONCE];

@@ -14,6 +14,7 @@
 
 /* Each thread's own room. */
 typedef struct {
+    int thread;
     Vectors vectors;
     AttentionRoom attention;
 } Room;
@@ -60,31 +61,31 @@ static void place(const Part *part, int tile, int tokens, int stride, Mode mode,
     }
 }
 
-/* All parts' matrices times x. */
-static void multiply(Crew *crew, const Part *parts, int num_parts, const Vectors *x, int tokens, int stride, Mode mode) {
-    int tiles = 0;
+/* All parts' matrices times the room's vectors. */
+static void multiply(Crew *crew, const Part *parts, int num_parts, const Room *room, int tokens, int stride, Mode mode) {
+    int tiles = 0, first, count;
     for (int p = 0; p < num_parts; p++) tiles += matrix_tiles(parts[p].matrix);
     int at_once = task_tiles(parts[0].matrix, tiles, crew_threads(crew));
-    for (int first; (first = crew_take(crew, at_once)) < tiles;) {
-        int end = first + at_once < tiles ? first + at_once : tiles, p = 0, before = 0;
-        for (int tile = first; tile < end; tile++) {
+    while ((count = crew_take_near(crew, room->thread, tiles, at_once, &first))) {
+        int p = 0, before = 0;
+        for (int tile = first; tile < first + count; tile++) {
             while (tile - before >= matrix_tiles(parts[p].matrix)) before += matrix_tiles(parts[p++].matrix);
             Tile values;
-            matrix_tile(parts[p].matrix, tile - before, x, tokens, values);
+            matrix_tile(parts[p].matrix, tile - before, &room->vectors, tokens, values);
             place(&parts[p], tile - before, tokens, stride, mode, values);
         }
     }
 }
 
 /* silu(gate · x) times up · x */
-static void multiply_gated(Crew *crew, const Layer *layer, const Vectors *x, int tokens, float *out) {
+static void multiply_gated(Crew *crew, const Layer *layer, const Room *room, int tokens, float *out) {
     int tiles = matrix_tiles(&layer->gate), at_once = task_tiles(&layer->gate, tiles, crew_threads(crew));
     Part part = {&layer->gate, out};
-    for (int first; (first = crew_take(crew, at_once)) < tiles;)
-        for (int tile = first; tile < first + at_once && tile < tiles; tile++) {
+    for (int first, count; (count = crew_take_near(crew, room->thread, tiles, at_once, &first));)
+        for (int tile = first; tile < first + count; tile++) {
             Tile gate, up;
-            matrix_tile(&layer->gate, tile, x, tokens, gate);
-            matrix_tile(&layer->up, tile, x, tokens, up);
+            matrix_tile(&layer->gate, tile, &room->vectors, tokens, gate);
+            matrix_tile(&layer->up, tile, &room->vectors, tokens, up);
             for (int t = 0; t < tokens; t++) {
                 f32x16 x = load_floats(gate[t]);
                 store_floats(gate[t], x / (1 + exponential(-x)) * load_floats(up[t]));
@@ -203,7 +204,7 @@ static void project(Stepper *stepper, const Layer *layer, const Step *step, Room
                         {&layer->v, stepper->qkv + queries + keys}};
     take_normed(&room->vectors, stepper->hidden, tokens, layer->attention_norm, model);
     prepare(&room->vectors, tokens, (const Matrix *[]){&layer->q, &layer->k, &layer->v}, 3);
-    multiply(stepper->crew, qkv, 3, &room->vectors, tokens, qkv_width(model), SET);
+    multiply(stepper->crew, qkv, 3, room, tokens, qkv_width(model), SET);
     crew_meet(stepper->crew);
     finish_heads(stepper, layer, step);
     crew_meet(stepper->crew);
@@ -218,7 +219,7 @@ static void add_attention(Stepper *stepper, const Layer *layer, const Step *step
     const Part output = {&layer->output, stepper->hidden};
     take(&room->vectors, stepper->mixed, step->tokens, model->heads * model->head_dim);
     vectors_prepare(&room->vectors, step->tokens, &layer->output);
-    multiply(stepper->crew, &output, 1, &room->vectors, step->tokens, model->hidden, ADD);
+    multiply(stepper->crew, &output, 1, room, step->tokens, model->hidden, ADD);
     crew_meet(stepper->crew);
 }
 
@@ -226,12 +227,12 @@ static void add_mlp(Stepper *stepper, const Layer *layer, const Step *step, Room
     const Model *model = stepper->model;
     take_normed(&room->vectors, stepper->hidden, step->tokens, layer->mlp_norm, model);
     prepare(&room->vectors, step->tokens, (const Matrix *[]){&layer->gate, &layer->up}, 2);
-    multiply_gated(stepper->crew, layer, &room->vectors, step->tokens, stepper->gated);
+    multiply_gated(stepper->crew, layer, room, step->tokens, stepper->gated);
     crew_meet(stepper->crew);
     const Part down = {&layer->down, stepper->hidden};
     take(&room->vectors, stepper->gated, step->tokens, model->inner);
     vectors_prepare(&room->vectors, step->tokens, &layer->down);
-    multiply(stepper->crew, &down, 1, &room->vectors, step->tokens, model->hidden, ADD);
+    multiply(stepper->crew, &down, 1, room, step->tokens, model->hidden, ADD);
     crew_meet(stepper->crew);
 }
 
@@ -243,7 +244,7 @@ static void add_logits(Stepper *stepper, const Step *step, Room *room) {
              room->vectors.values + (size_t)w * model->hidden);
     vectors_prepare(&room->vectors, step->wanted, &model->head);
     const Part logits = {&model->head, step->logits};
-    multiply(stepper->crew, &logits, 1, &room->vectors, step->wanted, model->vocab, SET);
+    multiply(stepper->crew, &logits, 1, room, step->wanted, model->vocab, SET);
 }
 
 static void go_through(void *of, int thread) {
@@ -296,7 +297,7 @@ static void lay_out(Stepper *stepper, const Model *model, int threads, Arena *ar
     stepper->gated = hand_out(arena, tokens * model->inner, 4);
     for (int i = 0; i < threads; i++) {
         Room room = {
-            room_for_vectors(arena, tokens * longest),
+            i, room_for_vectors(arena, tokens * longest),
             {hand_out(arena, queries * dim, 4), hand_out(arena, KEYS_AT_ONCE * dim, 4),
              hand_out(arena, queries * KEYS_AT_ONCE, 4)}};
         if (rooms) rooms[i] = room;
