@@ -177,11 +177,14 @@ static void attend(Stepper *stepper, const Layer *layer, const Step *step, Room 
     const Model *model = stepper->model;
     int tasks = 0;
     for (int r = 0; r < step->rows; r++) tasks += attention_stretches(step, step->row + r) * model->kv_heads;
-    for (int task; (task = crew_take(stepper->crew, 1)) < tasks;) {
+    for (int task; crew_take_near(stepper->crew, room->thread, tasks, 1, &task);) {
         const Row *row = step->row;
-        for (int of; task >= (of = attention_stretches(step, row) * model->kv_heads); row++) task -= of;
-        attention_stretch(model, layer, step, row, task % model->kv_heads, task / model->kv_heads, stepper->qkv,
-                          qkv_width(model), &stepper->parts, &room->attention);
+        int stretches;
+        for (; task >= (stretches = attention_stretches(step, row)) * model->kv_heads; row++)
+            task -= stretches * model->kv_heads;
+        /* a head's stretches one after the other, as its keys lie in memory */
+        attention_stretch(model, layer, step, row, task / stretches, task % stretches, stepper->qkv, qkv_width(model),
+                          &stepper->parts, &room->attention);
     }
 }
 
