@@ -26,7 +26,7 @@ from engine.models.stamp import write_atomically
 if TYPE_CHECKING:
     from filelock import FileLock
 
-CONVERSION_VERSION = 2
+CONVERSION_VERSION = 3
 """Raise it whenever `gguf_conversion` would write something else: older folders are then converted anew."""
 
 STAMP = "conversion.json"

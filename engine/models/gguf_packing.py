@@ -105,7 +105,8 @@ def _candidates(reader: gguf.GGUFReader, config: dict[str, Any]) -> dict[str, li
 
 
 def _can_be_packed(tensor: gguf.ReaderTensor) -> bool:
-    return len(tensor.shape) == 2 and is_quantized(tensor.tensor_type) and fits(*_shape(tensor))
+    type = tensor.tensor_type
+    return len(tensor.shape) == 2 and is_quantized(type) and fits(kind_of(type), *_shape(tensor))
 
 
 def _source(tensor: gguf.ReaderTensor, heads: int | None = None) -> Source:
@@ -172,8 +173,6 @@ def agrees(matrix: Quantized, expected: NDArray[np.float32], loss: float) -> boo
 
     The expected weights were rounded to bfloat16; `loss` is what `gguf_blocks.loss` says of these.
     """
-    reach = np.abs(matrix.scales.astype(np.float32)) * 2**matrix.kind.bits
-    if matrix.mins is not None:
-        reach += np.abs(matrix.mins.astype(np.float32))
-    allowed = BFLOAT16_ROUNDING * np.abs(expected) + loss * np.repeat(reach, matrix.kind.group, axis=1)
+    reach = matrix.reach()
+    allowed = BFLOAT16_ROUNDING * np.abs(expected) + loss * reach
     return bool(np.isfinite(reach).all() and (np.abs(matrix.weights() - expected) <= allowed).all())

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.errors import BrokenModelError
-from engine.native.packing import BLOCK_COLUMNS, BLOCK_ROWS, KINDS, Kind, unpack
+from engine.native.packing import BLOCK_ROWS, KINDS, Kind, unpack
 
 PACKED = "packed.safetensors"
 
@@ -31,7 +31,7 @@ class PackedMatrix:
 
     Attributes:
         kind: of its blocks.
-        data: [rows / 16, columns / 32, kind.block_bytes], uint8, contiguous.
+        data: [rows / 16, columns / kind.columns, kind.block_bytes], uint8, contiguous.
         mapped: `data` is a file's, and nobody writes to it.
     """
 
@@ -45,7 +45,7 @@ class PackedMatrix:
 
     @property
     def columns(self) -> int:
-        return self.data.shape[1] * BLOCK_COLUMNS
+        return self.data.shape[1] * self.kind.columns
 
     def forget(self) -> None:
         """Give back the memory that a file's pages take in this process. They are read anew when they are next used."""

@@ -9,7 +9,7 @@ MOST_TOKENS, MOST_STRETCHES = 64, 64
 """Of one step, and of one row's context."""
 
 DENSE_F32, DENSE_BF16 = 0, 1
-PACKED = {"q4": 2, "q5": 3, "q6": 4, "q8": 5}
+PACKED = {"q4": 2, "q5": 3, "q8": 4, "q4_k": 5, "q5_k": 6, "q6_k": 7}
 F32, BF16 = 0, 1
 
 
@@ -50,5 +50,10 @@ class Step(ctypes.Structure):
     )
 
 
-SIZES = (MOST_TOKENS, MOST_STRETCHES, *(ctypes.sizeof(structure) for structure in (Matrix, Layer, Model, Step)))
+SIZES = (
+    MOST_TOKENS,
+    MOST_STRETCHES,
+    max(PACKED.values()),
+    *(ctypes.sizeof(structure) for structure in (Matrix, Layer, Model, Step)),
+)
 """What `ctx_sizes` must say in a library that was built of the same sources."""

@@ -28,7 +28,7 @@ def test_what_was_saved_is_read(tmp_path: Path) -> None:
     assert read.keys() == saved.keys()
     for name, matrix in read.items():
         assert matrix.kind is KINDS[name]
-        assert (matrix.rows, matrix.columns) == (32, 96)
+        assert (matrix.rows, matrix.columns) == (32, 3 * KINDS[name].columns)
         assert matrix.data.is_contiguous()
         assert torch.equal(matrix.data, saved[name].data)
 

@@ -4,74 +4,102 @@
 
 #include "simd.h"
 
-/* Packed matrices: a block is TILE rows times GROUP columns; see engine/native/packing.py. */
+/* Packed matrices: a block is TILE rows times GROUP columns, or PARTS times as many where scales have steps; see
+   engine/native/packing.py. */
 
 typedef struct {
-    int bits, group, offset, has_min;
+    int bits, group, offset, has_min, stepped;
 } Kind;
 
-enum { MOST_AT_ONCE = 4 };
+enum { MOST_AT_ONCE = 4, PARTS = 8 };
 
 INLINE Kind kind_of(int kind) {
     switch (kind) {
-    case PACKED_Q4: return (Kind){4, 32, 0, 1};
-    case PACKED_Q5: return (Kind){5, 32, 16, 0};
-    case PACKED_Q6: return (Kind){6, 16, 32, 0};
-    default: return (Kind){8, 32, 128, 0};
+    case PACKED_Q4: return (Kind){4, 32, 0, 1, 0};
+    case PACKED_Q5: return (Kind){5, 32, 16, 0, 0};
+    case PACKED_Q4_K: return (Kind){4, 32, 0, 1, 1};
+    case PACKED_Q5_K: return (Kind){5, 32, 0, 1, 1};
+    case PACKED_Q6_K: return (Kind){6, 16, 32, 0, 1};
+    default: return (Kind){8, 32, 128, 0, 0};
     }
 }
 
-INLINE int scale_bytes(Kind kind) { return 2 * TILE * (GROUP / kind.group + kind.has_min); }
+INLINE int parts_of(Kind kind) { return kind.stepped ? PARTS : 1; }
 
-INLINE int block_bytes(Kind kind) { return scale_bytes(kind) + TILE * GROUP * kind.bits / 8; }
+/* Bytes of TILE scales, or of as many minima. */
+INLINE int scale_bytes(Kind kind) { return TILE * (kind.stepped ? 1 : 2); }
 
-/* Four columns of a block from each of its rows, as unsigned bytes: j counts them, 0 … 7. */
-INLINE u8x64 columns(const uint8_t *block, Kind kind, int j) {
-    if (kind.bits == 8) return load_bytes(block + 64 * j);
-    u8x64 bytes = load_bytes(block + 64 * (j & 3));
+INLINE int scales_bytes(Kind kind) { return scale_bytes(kind) * (GROUP / kind.group + kind.has_min); }
+
+INLINE int part_bytes(Kind kind) { return scales_bytes(kind) + TILE * GROUP * kind.bits / 8; }
+
+INLINE int steps_bytes(Kind kind) { return kind.stepped ? 2 * TILE * (1 + kind.has_min) : 0; }
+
+INLINE int block_bytes(Kind kind) { return steps_bytes(kind) + parts_of(kind) * part_bytes(kind); }
+
+INLINE f32x16 load_scales(const uint8_t *from, Kind kind) { return kind.stepped ? load_i8(from) : load_f16(from); }
+
+/* Four columns of a part from each of its rows, as unsigned bytes: j counts them, 0 … 7. */
+INLINE u8x64 columns(const uint8_t *numbers, Kind kind, int j) {
+    if (kind.bits == 8) return load_bytes(numbers + 64 * j);
+    u8x64 bytes = load_bytes(numbers + 64 * (j & 3));
     bytes = j < 4 ? low_nibbles(bytes) : high_nibbles(bytes);
     for (int plane = 0; plane < kind.bits - 4; plane++) {
         uint64_t bits;
-        memcpy(&bits, block + 256 + 64 * plane + 8 * j, sizeof bits);
+        memcpy(&bits, numbers + 256 + 64 * plane + 8 * j, sizeof bits);
         bytes = add_where(bytes, bits, (uint8_t)(16 << plane));
     }
     return bytes;
 }
 
-/* A tile for N vectors; `kind` and N are constants wherever this is used. */
+/* A part times n vectors: what scales and minima make of it is added to two sums. `g` counts parts in a row. */
+INLINE void packed_part(const uint8_t *part, const Vectors *x, int first, int g, Kind kind, const int n, f32x16 *scaled,
+                        f32x16 *least) {
+    const int all = x->length / GROUP, groups = GROUP / kind.group, quads = 8 / groups;
+    const uint8_t *numbers = part + scales_bytes(kind);
+    for (int group = 0; group < groups; group++) {
+        i32x16 dots[MOST_AT_ONCE];
+        for (int t = 0; t < n; t++) {
+            const int32_t *sums = x->sums + ((size_t)(first + t) * all + g) * 2;
+            int32_t sum = groups == 1 ? sums[0] + sums[1] : sums[group];
+            dots[t] = splat_int(-kind.offset * sum);
+        }
+#pragma GCC unroll 8
+        for (int j = group * quads; j < (group + 1) * quads; j++) {
+            u8x64 weights = columns(numbers, kind, j);
+            for (int t = 0; t < n; t++) {
+                int32_t four;
+                memcpy(&four, x->bytes + (size_t)(first + t) * x->length + g * GROUP + 4 * j, sizeof four);
+                dots[t] = dot(dots[t], weights, four, kind.bits == 8);
+            }
+        }
+        f32x16 scale = load_scales(part + scale_bytes(kind) * group, kind);
+        for (int t = 0; t < n; t++) scaled[t] += to_float(dots[t]) * (scale * x->scales[(size_t)(first + t) * all + g]);
+    }
+    if (!kind.has_min) return;
+    f32x16 min = load_scales(part + scale_bytes(kind) * groups, kind);
+    for (int t = 0; t < n; t++) {
+        size_t at = (size_t)(first + t) * all + g;
+        least[t] += min * (x->scales[at] * (float)(x->sums[2 * at] + x->sums[2 * at + 1]));
+    }
+}
+
+/* A tile for n vectors; `kind` and n are constants wherever this is used. */
 INLINE void packed_tile(const uint8_t *block, const Vectors *x, int first, Kind kind, const int n, Tile out) {
-    const int groups = x->length / GROUP, parts = GROUP / kind.group, per_part = 8 / parts;
+    const int all = x->length / GROUP, parts = parts_of(kind);
     f32x16 total[MOST_AT_ONCE];
     for (int t = 0; t < n; t++) total[t] = splat(0);
-    for (int g = 0; g < groups; g++, block += block_bytes(kind)) {
-        const uint8_t *numbers = block + scale_bytes(kind);
-        for (int part = 0; part < parts; part++) {
-            i32x16 dots[MOST_AT_ONCE];
-            for (int t = 0; t < n; t++) {
-                const int32_t *sums = x->sums + ((size_t)(first + t) * groups + g) * 2;
-                int32_t sum = kind.group == GROUP ? sums[0] + sums[1] : sums[part];
-                dots[t] = splat_int(-kind.offset * sum);
-            }
-#pragma GCC unroll 8
-            for (int j = part * per_part; j < (part + 1) * per_part; j++) {
-                u8x64 weights = columns(numbers, kind, j);
-                for (int t = 0; t < n; t++) {
-                    int32_t four;
-                    memcpy(&four, x->bytes + (size_t)(first + t) * x->length + g * GROUP + 4 * j, sizeof four);
-                    dots[t] = dot(dots[t], weights, four, kind.bits == 8);
-                }
-            }
-            f32x16 scale = load_f16(block + 2 * TILE * part);
-            for (int t = 0; t < n; t++)
-                total[t] += to_float(dots[t]) * (scale * x->scales[(size_t)(first + t) * groups + g]);
+    for (int g = 0; g < all; g += parts, block += block_bytes(kind)) {
+        if (!kind.stepped) {
+            packed_part(block, x, first, g, kind, n, total, total);
+            continue;
         }
-        if (kind.has_min) {
-            f32x16 min = load_f16(block + 2 * TILE * parts);
-            for (int t = 0; t < n; t++) {
-                size_t at = (size_t)(first + t) * groups + g;
-                total[t] += min * (x->scales[at] * (float)(x->sums[2 * at] + x->sums[2 * at + 1]));
-            }
-        }
+        f32x16 scaled[MOST_AT_ONCE], least[MOST_AT_ONCE];
+        for (int t = 0; t < n; t++) scaled[t] = least[t] = splat(0);
+        for (int part = 0; part < parts; part++)
+            packed_part(block + steps_bytes(kind) + part * part_bytes(kind), x, first, g + part, kind, n, scaled, least);
+        for (int t = 0; t < n; t++) total[t] += load_f16(block) * scaled[t];
+        for (int t = 0; kind.has_min && t < n; t++) total[t] += load_f16(block + 2 * TILE) * least[t];
     }
     for (int t = 0; t < n; t++) store_floats(out[first + t], total[t]);
 }
@@ -160,7 +188,10 @@ void vectors_prepare(Vectors *to, int tokens, const Matrix *matrix) {
 int matrix_tiles(const Matrix *matrix) { return (matrix->rows + TILE - 1) / TILE; }
 
 int64_t matrix_tile_bytes(const Matrix *matrix) {
-    if (is_packed(matrix)) return (int64_t)matrix->columns / GROUP * block_bytes(kind_of(matrix->kind));
+    if (is_packed(matrix)) {
+        Kind kind = kind_of(matrix->kind);
+        return (int64_t)matrix->columns / (GROUP * parts_of(kind)) * block_bytes(kind);
+    }
     return (int64_t)TILE * matrix->columns * (matrix->kind == DENSE_BF16 ? 2 : 4);
 }
 
@@ -171,8 +202,10 @@ void matrix_tile(const Matrix *matrix, int tile, const Vectors *x, int tokens, T
     case DENSE_BF16: dense_tile(matrix, tile, x, tokens, DENSE_BF16, out); break;
     case PACKED_Q4: packed_tile_of(block, x, tokens, kind_of(PACKED_Q4), out); break;
     case PACKED_Q5: packed_tile_of(block, x, tokens, kind_of(PACKED_Q5), out); break;
-    case PACKED_Q6: packed_tile_of(block, x, tokens, kind_of(PACKED_Q6), out); break;
     case PACKED_Q8: packed_tile_of(block, x, tokens, kind_of(PACKED_Q8), out); break;
+    case PACKED_Q4_K: packed_tile_of(block, x, tokens, kind_of(PACKED_Q4_K), out); break;
+    case PACKED_Q5_K: packed_tile_of(block, x, tokens, kind_of(PACKED_Q5_K), out); break;
+    case PACKED_Q6_K: packed_tile_of(block, x, tokens, kind_of(PACKED_Q6_K), out); break;
     }
     if (!matrix->bias) return;
     for (int t = 0; t < tokens; t++)

@@ -9,7 +9,7 @@
 enum { MOST_TOKENS = 64, MOST_STRETCHES = 64 };
 
 /* How a matrix is kept: dense ones are row-major, packed ones as engine/native/packing.py says. */
-enum { DENSE_F32, DENSE_BF16, PACKED_Q4, PACKED_Q5, PACKED_Q6, PACKED_Q8 };
+enum { DENSE_F32, DENSE_BF16, PACKED_Q4, PACKED_Q5, PACKED_Q8, PACKED_Q4_K, PACKED_Q5_K, PACKED_Q6_K };
 
 /* How KV and the embedding are kept. */
 enum { F32, BF16 };

@@ -113,6 +113,13 @@ INLINE f32x16 load_f16(const uint8_t *from) {
 #endif
 }
 
+INLINE f32x16 load_i8(const uint8_t *from) {
+    typedef int8_t i8x16 __attribute__((vector_size(16)));
+    i8x16 bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(bytes, f32x16);
+}
+
 INLINE u8x64 low_nibbles(u8x64 bytes) { return bytes & 15; }
 
 INLINE u8x64 high_nibbles(u8x64 bytes) { return (u8x64)((u16x32)bytes >> 4) & 15; }
