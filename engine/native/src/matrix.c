@@ -55,17 +55,15 @@ INLINE u8x64 columns(const uint8_t *numbers, Kind kind, int j) {
 /* A part times n vectors: what scales and minima make of it is added to two sums. `g` counts parts in a row. */
 INLINE void packed_part(const uint8_t *part, const Vectors *x, int first, int g, Kind kind, const int n, f32x16 *scaled,
                         f32x16 *least) {
-    const int all = x->length / GROUP, groups = GROUP / kind.group, quads = 8 / groups;
+    const int all = x->length / GROUP, shares = GROUP / kind.group, quads = 8 / shares;
+    const Group *groups = x->groups + (size_t)first * all + g; /* of the first vector; others follow at `all` */
     const uint8_t *numbers = part + scales_bytes(kind);
-    for (int group = 0; group < groups; group++) {
+    for (int share = 0; share < shares; share++) {
         i32x16 dots[MOST_AT_ONCE];
-        for (int t = 0; t < n; t++) {
-            const int32_t *sums = x->sums + ((size_t)(first + t) * all + g) * 2;
-            int32_t sum = groups == 1 ? sums[0] + sums[1] : sums[group];
-            dots[t] = splat_int(-kind.offset * sum);
-        }
+        for (int t = 0; t < n; t++)
+            dots[t] = splat_int(groups[(size_t)t * all].less[shares == 1 ? 0 : 1 + share]) * kind.offset;
 #pragma GCC unroll 8
-        for (int j = group * quads; j < (group + 1) * quads; j++) {
+        for (int j = share * quads; j < (share + 1) * quads; j++) {
             u8x64 weights = columns(numbers, kind, j);
             for (int t = 0; t < n; t++) {
                 int32_t four;
@@ -73,15 +71,12 @@ INLINE void packed_part(const uint8_t *part, const Vectors *x, int first, int g,
                 dots[t] = dot(dots[t], weights, four, kind.bits == 8);
             }
         }
-        f32x16 scale = load_scales(part + scale_bytes(kind) * group, kind);
-        for (int t = 0; t < n; t++) scaled[t] += to_float(dots[t]) * (scale * x->scales[(size_t)(first + t) * all + g]);
+        f32x16 scale = load_scales(part + scale_bytes(kind) * share, kind);
+        for (int t = 0; t < n; t++) scaled[t] += to_float(dots[t]) * (scale * groups[(size_t)t * all].scale);
     }
     if (!kind.has_min) return;
-    f32x16 min = load_scales(part + scale_bytes(kind) * groups, kind);
-    for (int t = 0; t < n; t++) {
-        size_t at = (size_t)(first + t) * all + g;
-        least[t] += min * (x->scales[at] * (float)(x->sums[2 * at] + x->sums[2 * at + 1]));
-    }
+    f32x16 min = load_scales(part + scale_bytes(kind) * shares, kind);
+    for (int t = 0; t < n; t++) least[t] += min * groups[(size_t)t * all].sum;
 }
 
 /* A tile for n vectors; `kind` and n are constants wherever this is used. */
@@ -158,31 +153,24 @@ INLINE void dense_tile(const Matrix *matrix, int tile, const Vectors *x, int tok
 static int is_packed(const Matrix *matrix) { return matrix->kind >= PACKED_Q4; }
 
 /* Round GROUP numbers to bytes: the largest becomes ±127. */
-static void round_group(const float *values, int8_t *bytes, float *scale, int32_t *sums) {
-    float most = 0;
-    for (int i = 0; i < GROUP; i++) most = fmaxf(most, fabsf(values[i]));
-    *scale = most / 127;
+static void round_group(const float *values, int8_t *bytes, Group *group) {
+    f32x16 halves[2] = {load_floats(values), load_floats(values + 16)};
+    float most = largest_of(larger(larger(halves[0], -halves[0]), larger(halves[1], -halves[1])));
     float inverse = most > 0 ? 127 / most : 0;
     for (int half = 0; half < 2; half++) {
-        int32_t sum = 0;
-        for (int i = 0; i < GROUP / 2; i++) {
-            /* to the nearest, by the bits that fall off a float this large */
-            float shifted = values[half * GROUP / 2 + i] * inverse + 12582912.0f;
-            int32_t bits;
-            memcpy(&bits, &shifted, sizeof bits);
-            bits -= 0x4b400000;
-            bytes[half * GROUP / 2 + i] = (int8_t)bits;
-            sum += bits;
-        }
-        sums[half] = sum;
+        i32x16 whole = to_nearest(halves[half] * inverse);
+        store_bytes(bytes + 16 * half, whole);
+        group->less[1 + half] = -sum_of_ints(whole);
     }
+    group->less[0] = group->less[1] + group->less[2];
+    group->scale = most / 127;
+    group->sum = group->scale * (float)-group->less[0];
 }
 
 void vectors_prepare(Vectors *to, int tokens, const Matrix *matrix) {
     if (!is_packed(matrix)) return;
     size_t groups = (size_t)tokens * to->length / GROUP;
-    for (size_t g = 0; g < groups; g++)
-        round_group(to->values + g * GROUP, to->bytes + g * GROUP, to->scales + g, to->sums + 2 * g);
+    for (size_t g = 0; g < groups; g++) round_group(to->values + g * GROUP, to->bytes + g * GROUP, to->groups + g);
 }
 
 int matrix_tiles(const Matrix *matrix) { return (matrix->rows + TILE - 1) / TILE; }

@@ -8,13 +8,18 @@
 
 enum { TILE = 16, GROUP = 32 };
 
+/* What GROUP numbers of a vector have in common when they are rounded. */
+typedef struct {
+    float scale, sum; /* of all that the bytes stand for */
+    int32_t less[3];  /* minus the sum of the bytes, and of those of each half */
+} Group;
+
 /* T vectors as matrices want them; each array has room for MOST_TOKENS times the longest. */
 typedef struct {
     int length;
-    float *values;  /* [T, length] */
-    int8_t *bytes;  /* [T, length] */
-    float *scales;  /* [T, length / 32] */
-    int32_t *sums;  /* [T, length / 16], of the bytes */
+    float *values; /* [T, length] */
+    int8_t *bytes; /* [T, length] */
+    Group *groups; /* [T, length / GROUP] */
 } Vectors;
 
 typedef float Tile[MOST_TOKENS][TILE];

@@ -38,6 +38,16 @@ INLINE f32x16 load_floats(const float *from) {
 
 INLINE void store_floats(float *to, f32x16 floats) { memcpy(to, &floats, sizeof floats); }
 
+/* Numbers below 2^22, rounded to the nearest by the bits that fall off a float this large. */
+INLINE i32x16 to_nearest(f32x16 x) { return (i32x16)(x + 12582912.0f) - 0x4b400000; }
+
+/* Numbers that fit into bytes. */
+INLINE void store_bytes(int8_t *to, i32x16 numbers) {
+    typedef int8_t i8x16 __attribute__((vector_size(16)));
+    i8x16 bytes = __builtin_convertvector(numbers, i8x16);
+    memcpy(to, &bytes, sizeof bytes);
+}
+
 INLINE f32x16 larger(f32x16 a, f32x16 b) {
     i32x16 first = a > b;
     return (f32x16)((first & (i32x16)a) | (~first & (i32x16)b));
@@ -45,6 +55,14 @@ INLINE f32x16 larger(f32x16 a, f32x16 b) {
 
 INLINE float sum_of(f32x16 x) {
     float lanes[16];
+    memcpy(lanes, &x, sizeof lanes);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
+INLINE int32_t sum_of_ints(i32x16 x) {
+    int32_t lanes[16];
     memcpy(lanes, &x, sizeof lanes);
     for (int width = 8; width; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];

@@ -282,7 +282,7 @@ static void *hand_out(Arena *arena, size_t count, size_t size) {
 
 static Vectors room_for_vectors(Arena *arena, size_t numbers) {
     return (Vectors){0, hand_out(arena, numbers, 4), hand_out(arena, numbers, 1),
-                     hand_out(arena, numbers / GROUP + 1, 4), hand_out(arena, 2 * (numbers / GROUP + 1), 4)};
+                     hand_out(arena, numbers / GROUP + 1, sizeof(Group))};
 }
 
 static void lay_out(Stepper *stepper, const Model *model, int threads, Arena *arena) {
