@@ -15,6 +15,7 @@ import torch
 from engine.attention.base import AttentionBackend
 from engine.attention.by_size import BySize
 from engine.attention.flash_api import NOT_INSTALLED, FlashAPI, find_flash
+from engine.attention.native_attention import NativeAttention
 from engine.attention.timing import time_step
 from engine.attention.torch_attention import TorchAttention
 from engine.config import EngineConfig
@@ -103,10 +104,13 @@ def _has_triton() -> bool:
 
 
 def _torch(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:
-    many = None
-    if pool.keys[0].device.type == "cpu":
+    """torch's own kernels, or C where that is quicker."""
+    plain = all(spec.softcap is None and spec.sinks is None for spec in decoder.layers)
+    if pool.keys[0].device.type == "cpu" and plain:
         many = find_many(pool.keys[0].dtype, {spec.head_dim for spec in decoder.layers})
-    return TorchAttention(pool, decoder.rotary, decoder.layers, many)
+        if many is not None:
+            return NativeAttention(pool, decoder.rotary, decoder.layers, many)
+    return TorchAttention(pool, decoder.rotary, decoder.layers)
 
 
 def _triton(pool: KVPool, decoder: LanguageModel) -> AttentionBackend:

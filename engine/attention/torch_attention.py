@@ -17,12 +17,12 @@ from torch import Tensor
 from engine.attention.base import AttentionBackend, AttentionRow
 from engine.attention.dense import attend, merge, shares
 from engine.attention.joined_rows import joined
+from engine.attention.new_kv import NewKV
 from engine.attention.watched import watched_layers
 from engine.kv.pool import KVPool
 from engine.kv.virtual_block_table import Placement, Run, VirtualBlockTable
 from engine.models.language_model import LayerSpec
 from engine.models.rotary import RotaryTable, Rotation, rotate_by_each
-from engine.native.many import LEAST_TOKENS, ManyAttention, Seen
 
 
 @dataclass(frozen=True)
@@ -54,44 +54,16 @@ class _RowPlan:
     read: Tensor
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Keys and values [kv_heads, n, head_dim], the queries [heads, T, head_dim] that read them, and maybe a mask."""
-
-    keys: Tensor
-    values: Tensor
-    queries: Tensor
-    allowed: Tensor | None
-
-    @property
-    def by_many(self) -> bool:
-        """Whether `ManyAttention` can."""
-        return self.allowed is None and self.queries.shape[1] >= LEAST_TOKENS and self.queries.is_contiguous()
-
-
 class TorchAttention(AttentionBackend):
-    """Attention by torch's own kernels on any device.
+    """Attention by torch's own kernels on any device."""
 
-    Args:
-        many: attends to what lies in the pool, where new tokens are many and see all of it; None leaves it to torch.
-    """
-
-    def __init__(
-        self,
-        pool: KVPool,
-        rotary: Sequence[RotaryTable],
-        layers: Sequence[LayerSpec],
-        many: ManyAttention | None = None,
-    ) -> None:
-        self._many = many
+    def __init__(self, pool: KVPool, rotary: Sequence[RotaryTable], layers: Sequence[LayerSpec]) -> None:
         self._pool = pool
-        self._rotary = rotary
         self._layers = layers
+        self._new = NewKV(pool, rotary, layers)
         self._watched = watched_layers(len(layers))
         self._rows: list[_RowPlan] = []
         self._watched_rows: list[_RowPlan] = []
-        self._slots = torch.empty(0, dtype=torch.int64)
-        self._key_rotations: tuple[Rotation, ...] = ()
 
     def plan(self, rows: Sequence[AttentionRow]) -> None:
         together = joined(rows)
@@ -99,13 +71,7 @@ class TorchAttention(AttentionBackend):
         self._watched_rows = []
         if any(row.pieces for row in rows):
             self._watched_rows = self._rows if len(together) == len(rows) else self._plan_rows(rows)
-        slots: list[int] = []
-        positions: list[int] = []
-        for row in rows:
-            slots += row.segment.slots(row.segment.filled, row.num_tokens, self._pool.block_size)
-            positions += range(row.position, row.position + row.num_tokens)
-        self._slots = self._indices(slots)
-        self._key_rotations = self._rotations(positions)
+        self._new.plan(rows)
 
     def _plan_rows(self, rows: Sequence[AttentionRow]) -> list[_RowPlan]:
         firsts = itertools.accumulate((row.num_tokens for row in rows), initial=0)
@@ -117,7 +83,7 @@ class TorchAttention(AttentionBackend):
         runs = (*row.table.runs, *own_runs)
         deltas = sorted({run.delta for run in runs} | {0}, key=lambda delta: (delta != 0, delta))
         asked = range(row.position, row.position + row.num_tokens)
-        rotations = self._rotations([position - delta for delta in deltas for position in asked])
+        rotations = self._new.rotations([position - delta for delta in deltas for position in asked])
         cut = _cut(runs, (*row.pieces, row.table.tokens)) if row.pieces else ()
         starts = np.searchsorted((*row.pieces, row.table.tokens), [run.start for run in cut], side="right") - 1
         return _RowPlan(
@@ -128,7 +94,7 @@ class TorchAttention(AttentionBackend):
             copies=len(deltas),
             rotations=tuple(rotation.split(len(deltas)) for rotation in rotations),
             watched=_Runs(cut, tuple(deltas.index(run.delta) for run in cut)),
-            piece=self._indices(starts.tolist()),
+            piece=torch.tensor(starts, dtype=torch.int64, device=self._pool.keys[0].device),
             read=torch.zeros(len(row.pieces) + 1, row.num_tokens, device=self._pool.keys[0].device),
         )
 
@@ -138,29 +104,15 @@ class TorchAttention(AttentionBackend):
             for row in self._watched_rows
         ]
 
-    def _rotations(self, positions: list[int]) -> tuple[Rotation, ...]:
-        indices = self._indices(positions)
-        return tuple(table.at(indices) for table in self._rotary)
-
-    def _indices(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._pool.keys[0].device)
-
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        k, v = self._write(layer, k, v)
+        k, v = self._new.write(layer, k, v)
         # what is read of a piece in the same step shows only where rows are attended to one by one
         rows = self._watched_rows if self._watched_rows and layer in self._watched else self._rows
         attended = [self._attend_row(layer, row, q, k, v) for row in rows]
         return torch.cat(attended) if len(attended) > 1 else attended[0]
 
     def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
-        self._write(layer, k, v)
-
-    def _write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """As the pool keeps them, so that it makes no difference which tokens a step happens to bring together."""
-        rotary = self._layers[layer].rotary
-        if rotary is not None:
-            k = self._key_rotations[rotary].apply(k)
-        return self._pool.write(layer, self._slots, k, v)
+        self._new.write(layer, k, v)
 
     def _attend_row(self, layer: int, row: _RowPlan, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         new = slice(row.first, row.first + row.count)
@@ -172,12 +124,12 @@ class TorchAttention(AttentionBackend):
         before = len(parts)
         watched = bool(row.watched.runs) and layer in self._watched
         runs = row.watched if watched else row.runs
-        found = [self._see(layer, row, run, queries[turn]) for run, turn in zip(runs.runs, runs.turn, strict=True)]
-        seen = [one for one in found if one is not None]
-        if not watched or not seen:
-            parts += self._attend_together(spec, seen)
+        found = [
+            self._attend_run(layer, row, run, queries[turn]) for run, turn in zip(runs.runs, runs.turn, strict=True)
+        ]
+        parts += [one for one in found if one is not None]
+        if not watched or len(parts) == before:
             return merge(parts).transpose(0, 1)
-        parts += [part for one in seen for part in self._attend_together(spec, [one])]
         weights = shares(parts)
         pieces = [index for index, one in enumerate(found) if one is not None]
         row.read.index_add_(0, row.piece[pieces], weights[before:].mean(1))
@@ -199,9 +151,10 @@ class TorchAttention(AttentionBackend):
         allowed = (behind >= 0) & (behind < window)
         return attend(q, k, v, scale=spec.scale, softcap=spec.softcap, allowed=allowed)
 
-    def _see(self, layer: int, row: _RowPlan, run: Run, q: Tensor) -> _Seen | None:
-        """What the new tokens see of one earlier run; None if the window leaves nothing of it in sight."""
-        window = self._layers[layer].window
+    def _attend_run(self, layer: int, row: _RowPlan, run: Run, q: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The new tokens over one earlier run; None if the window leaves nothing of it in sight."""
+        spec = self._layers[layer]
+        window = spec.window
         # the first query sees farthest back: keys before this global position are of no use to any
         lost = 0 if window is None else max(0, row.position - window + 1 - run.start)
         if lost >= run.length:
@@ -213,16 +166,7 @@ class TorchAttention(AttentionBackend):
             asked = torch.arange(row.position, row.position + row.count, device=q.device)
             seen = torch.arange(run.start + lost, run.start + run.length, device=q.device)
             allowed = asked[:, None] - seen < window
-        return _Seen(k, v, q, allowed)
-
-    def _attend_together(self, spec: LayerSpec, seen: Sequence[_Seen]) -> list[tuple[Tensor, Tensor]]:
-        """Attention over all that is seen, as one part if that can be computed at once, else as one for each."""
-        if self._many is not None and seen and spec.softcap is None and all(one.by_many for one in seen):
-            return [self._many.attend([Seen(one.keys, one.values, one.queries) for one in seen], spec.scale)]
-        return [
-            attend(one.queries, one.keys, one.values, scale=spec.scale, softcap=spec.softcap, allowed=one.allowed)
-            for one in seen
-        ]
+        return attend(q, k, v, scale=spec.scale, softcap=spec.softcap, allowed=allowed)
 
 
 def _cut(runs: Sequence[Run], places: Sequence[int]) -> tuple[Run, ...]:

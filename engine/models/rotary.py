@@ -74,10 +74,10 @@ class Rotation:
     def apply(self, x: Tensor) -> Tensor:
         """x [T, heads, head_dim], rotated; computed in float32, returned in x's dtype."""
         wide = x.float()
-        return torch.addcmul(wide * self.cos, self._swapped(wide), self.sin).to(x.dtype)
+        return torch.addcmul(wide * self.cos, self.partners(wide), self.sin).to(x.dtype)
 
-    def _swapped(self, x: Tensor) -> Tensor:
-        """In the place of each dim the one that it is turned with."""
+    def partners(self, x: Tensor) -> Tensor:
+        """x [T, heads, head_dim] with the dim that each is turned with in its place; contiguous."""
         return x.roll(x.shape[-1] // 2, -1) if self.partner is None else x.index_select(-1, self.partner)
 
 
@@ -87,7 +87,7 @@ def rotate_by_each(x: Tensor, rotations: Sequence[Rotation]) -> list[Tensor]:
     As `Rotation.apply`, but what they have in common is done once.
     """
     wide = x.transpose(0, 1).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    swapped = rotations[0]._swapped(wide)
+    swapped = rotations[0].partners(wide)
     turned = []
     for rotation in rotations:
         cos, sin = rotation.cos.transpose(0, 1), rotation.sin.transpose(0, 1)

@@ -1,4 +1,4 @@
-"""The structures of src/model.h, field by field, as C's compiler lays them out."""
+"""The structures of src/model.h and src/many.h, field by field, as C's compiler lays them out."""
 
 from __future__ import annotations
 
@@ -50,10 +50,21 @@ class Step(ctypes.Structure):
     )
 
 
+class Many(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int32) for name in ("heads", "kv_heads", "tokens", "head_dim")),
+        *((name, c_int32) for name in ("spans", "pieces", "position", "window")),
+        ("scale", c_float),
+        *((name, c_int64) for name in ("slots", "query_stride")),
+        *((name, c_void_p) for name in ("span", "keys", "values", "queries", "partners", "cos", "sin")),
+        *((name, c_void_p) for name in ("mixed", "shares")),
+    )
+
+
 SIZES = (
     MOST_TOKENS,
     MOST_STRETCHES,
     max(PACKED.values()),
-    *(ctypes.sizeof(structure) for structure in (Matrix, Layer, Model, Step)),
+    *(ctypes.sizeof(structure) for structure in (Matrix, Layer, Model, Step, Many)),
 )
 """What `ctx_sizes` must say in a library that was built of the same sources."""

@@ -1,72 +1,101 @@
 """Attention of many queries over runs of the pool by src/many.c: what a prefill on a CPU does most.
 
 torch's own kernel for CPUs multiplies bfloat16 no faster than float32 where the processor has AVX-512 BF16 without AMX.
-Knows nothing of segments, positions or rotations.
+Knows nothing of segments or layers.
 """
 
 from __future__ import annotations
 
 import ctypes
-import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.native import abi
 from engine.native.library import load_library
 
-LEAST_TOKENS = 16
-"""Fewer are too few for what is laid out anew for them."""
 _WIDTHS = (64, 128)
+
+SPAN = np.dtype([("slot", np.int64), *((name, np.int32) for name in ("length", "start", "turn", "piece"))])
+"""As src/many.h has it: consecutive slots, the position of the first, which turn of the queries reads them, and the
+piece they are part of, −1 for none."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Keys and values of consecutive slots, views [kv_heads, n, head_dim] of one pool, and what reads all of them.
+    """What some consecutive tokens of one sequence see, the first of which stands at `position`.
 
-    `queries` are [heads, T, head_dim] of bfloat16, contiguous, T and heads the same for all that is seen together.
+    Attributes:
+        spans: of dtype `SPAN`, in order, up to the last of the tokens.
+        turned: cosines and sines of each way in which queries are turned, float32 [turns, T, head_dim]; None if they
+            are not.
+        pieces: how many there are.
     """
+
+    position: int
+    spans: NDArray[np.void]
+    turned: tuple[Tensor, Tensor] | None
+    pieces: int = 0
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of a layer, [kv_heads, slots, head_dim], and how they are looked at."""
 
     keys: Tensor
     values: Tensor
-    queries: Tensor
+    scale: float
+    window: int | None
 
 
-class ManyAttention:
-    """Threads of its own that attend; one call at a time, from any thread."""
+class Many:
+    """Attends by so many of OpenMP's threads, which are torch's: others would have to share cores with them."""
 
-    def __init__(self, library: ctypes.CDLL, threads: int) -> None:
-        """May raise MemoryError."""
+    def __init__(self, library: ctypes.CDLL, parallel: int, threads: int) -> None:
+        """`parallel` is where OpenMP's function lies that starts them."""
         self._library = library
-        self._crew = library.crew_new(threads)
-        if not self._crew:
-            raise MemoryError("no threads for attention")
-        weakref.finalize(self, library.crew_free, self._crew)
+        self._parallel = parallel
+        self._threads = threads
 
-    def attend(self, seen: Sequence[Seen], scale: float) -> tuple[Tensor, Tensor]:
-        """Attention over all that is seen: float32 [heads, T, head_dim], and its natural LSE [heads, T]."""
-        queries, keys = seen[0].queries, seen[0].keys
-        heads, tokens, head_dim = queries.shape
-        mixed, lse = torch.empty(queries.shape, dtype=torch.float32), torch.empty(heads, tokens)
-        spans = (_Span * len(seen))(*map(_span, seen))
-        many = _Many(
-            heads,
-            len(keys),
-            tokens,
-            head_dim,
-            len(seen),
-            keys.stride(0),
-            scale,
-            spans,
-            mixed.data_ptr(),
-            lse.data_ptr(),
+    def attend(self, cache: Cache, seen: Seen, q: Tensor, partners: Tensor, mixed: Tensor) -> Tensor:
+        """Attention of q to `mixed`; returns the share that each piece is paid, float32 [pieces, heads, T].
+
+        q, partners and mixed are [T, heads, head_dim] of bfloat16, the latter two contiguous, q but for the tokens;
+        `partners` has in the place of each of q's numbers the one that it is turned with.
+        """
+        tokens, heads, head_dim = q.shape
+        shares = torch.full((seen.pieces, heads, tokens), float("-inf"))
+        cos, sin = (None, None) if seen.turned is None else (part.data_ptr() for part in seen.turned)
+        many = abi.Many(
+            heads=heads,
+            kv_heads=len(cache.keys),
+            tokens=tokens,
+            head_dim=head_dim,
+            spans=len(seen.spans),
+            pieces=seen.pieces,
+            position=seen.position,
+            window=cache.window or 0,
+            scale=cache.scale,
+            slots=cache.keys.shape[1],
+            query_stride=q.stride(0),
+            span=seen.spans.ctypes.data,
+            keys=cache.keys.data_ptr(),
+            values=cache.values.data_ptr(),
+            queries=q.data_ptr(),
+            partners=partners.data_ptr(),
+            cos=cos,
+            sin=sin,
+            mixed=mixed.data_ptr(),
+            shares=shares.data_ptr(),
         )
-        self._library.ctx_attend_many(self._crew, ctypes.byref(many))
-        return mixed, lse
+        self._library.ctx_attend_many(self._parallel, self._threads, ctypes.byref(many))
+        return shares
 
 
-def find_many(dtype: torch.dtype, head_dims: set[int]) -> ManyAttention | None:
+def find_many(dtype: torch.dtype, head_dims: set[int]) -> Many | None:
     """It, where it is quicker than torch on this processor and can attend with a pool and heads like these."""
     library = load_library()
     if library is None or dtype != torch.bfloat16 or not head_dims <= set(_WIDTHS):
@@ -77,33 +106,14 @@ def find_many(dtype: torch.dtype, head_dims: set[int]) -> ManyAttention | None:
     return make_many(library, torch.get_num_threads())
 
 
-def make_many(library: ctypes.CDLL, threads: int) -> ManyAttention | None:
-    """It, if this library was compiled with it."""
-    if not hasattr(library, "ctx_attend_many"):
+def make_many(library: ctypes.CDLL, threads: int) -> Many | None:
+    """It, if this library was compiled with it and torch's threads are OpenMP's."""
+    try:
+        parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, TypeError):
         return None
-    library.crew_new.argtypes, library.crew_new.restype = (ctypes.c_int,), ctypes.c_void_p
-    library.crew_free.argtypes, library.crew_free.restype = (ctypes.c_void_p,), None
-    library.ctx_attend_many.argtypes, library.ctx_attend_many.restype = (ctypes.c_void_p, ctypes.POINTER(_Many)), None
-    return ManyAttention(library, threads)
-
-
-# -- as src/many.h has them --------------------------------------------------------------------------------------------
-
-
-class _Span(ctypes.Structure):
-    _fields_ = (*((name, ctypes.c_void_p) for name in ("keys", "values", "queries")), ("length", ctypes.c_int64))
-
-
-class _Many(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("heads", "kv_heads", "tokens", "head_dim", "spans")),
-        ("head_stride", ctypes.c_int64),
-        ("scale", ctypes.c_float),
-        ("span", ctypes.POINTER(_Span)),
-        *((name, ctypes.c_void_p) for name in ("mixed", "lse")),
-    )
-
-
-def _span(seen: Seen) -> _Span:
-    pointers = (tensor.data_ptr() for tensor in (seen.keys, seen.values, seen.queries))
-    return _Span(*pointers, seen.keys.shape[1])
+    if parallel is None or not hasattr(library, "ctx_attend_many"):
+        return None
+    library.ctx_attend_many.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(abi.Many))
+    library.ctx_attend_many.restype = None
+    return Many(library, parallel, threads)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.attention.by_size import BySize
+from engine.attention.native_attention import NativeAttention
 from engine.attention.torch_attention import TorchAttention
 from engine.device import on_device
 from engine.model import LoadedModel, Progress
@@ -73,7 +74,7 @@ def make_parallel_runner(model: LoadedModel, progress: Progress, sizes: Sequence
 
 def _native(model: LoadedModel, progress: Progress) -> SmallSteps | None:
     """Only beside torch's attention: another one was asked for by its name, and shall attend."""
-    if not isinstance(model.decoder, Decoder) or not isinstance(model.attention, TorchAttention):
+    if not isinstance(model.decoder, Decoder) or not isinstance(model.attention, (TorchAttention, NativeAttention)):
         return None
     progress("Preparing the processor", None)
     stepper = prepare_stepper(model.decoder, model.pool)

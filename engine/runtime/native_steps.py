@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.attention.base import AttentionRow, RowResult
+from engine.attention.seen_runs import parted, pieces_of, seen_runs
 from engine.kv.pool import KVPool
-from engine.kv.virtual_block_table import Placement, VirtualBlockTable
 from engine.native.abi import MOST_TOKENS
 from engine.native.stepper import IntArray, StepArrays, Stepper
 from engine.native.threads import Threads
@@ -50,10 +50,10 @@ def arrays_of(rows: Sequence[StepRow], wanted: Sequence[int], block_size: int) -
     pieces = list[IntArray]()
     for row in (step_row.row for step_row in rows):
         first_run = sum(map(len, runs))
-        before, own = _before(row), _own(row, block_size)
-        spans.append((len(slots), row.num_tokens, first_run, len(before) + len(own)))
-        runs += (before, own)
-        pieces.append(_pieces_of(row, before, own))
+        seen, its_pieces = _seen(row, block_size)
+        spans.append((len(slots), row.num_tokens, first_run, len(seen)))
+        runs.append(seen)
+        pieces.append(its_pieces)
         positions += range(row.position, row.position + row.num_tokens)
         slots += row.segment.slots(row.segment.filled, row.num_tokens, block_size)
     return StepArrays(
@@ -68,30 +68,13 @@ def arrays_of(rows: Sequence[StepRow], wanted: Sequence[int], block_size: int) -
     )
 
 
-def _before(row: AttentionRow) -> IntArray:
-    """Runs of the row's table, parted where pieces begin."""
-    runs = row.table.run_columns
-    if len(row.pieces) < 2 or not len(runs):
-        return runs
-    begins = np.union1d(runs[:, 2], np.array(row.pieces, dtype=np.int32))
-    begins = begins[begins < row.table.tokens]
-    parted = runs[np.searchsorted(runs[:, 2], begins, side="right") - 1]
-    lengths = np.diff(begins, append=row.table.tokens)
-    return np.stack((parted[:, 0] + begins - parted[:, 2], lengths, begins, parted[:, 3]), 1).astype(np.int32)
-
-
-def _own(row: AttentionRow, block_size: int) -> IntArray:
-    """Runs of the row's own segment, up to its last new token."""
-    own = VirtualBlockTable.build([Placement(row.segment, 0, row.segment.filled + row.num_tokens)], block_size)
-    slot, length, start, _ = own.run_columns.T
-    return np.stack((slot, length, start + row.table.tokens, np.zeros_like(slot)), 1)
-
-
-def _pieces_of(row: AttentionRow, before: IntArray, own: IntArray) -> IntArray:
-    """Which piece each run is part of, −1 for none: so is what the row's own segment holds."""
-    found = np.full(len(before) + len(own), -1, dtype=np.int32)
-    found[: len(before)] += np.searchsorted(row.pieces, before[:, 2], side="right").astype(np.int32)
-    return found
+def _seen(row: AttentionRow, block_size: int) -> tuple[IntArray, IntArray]:
+    """Runs of what the row's last token sees, parted where pieces begin, and the piece that each is part of."""
+    runs = seen_runs(row, block_size)
+    if not row.pieces:
+        return runs, np.full(len(runs), -1, dtype=np.int32)
+    runs = parted(runs, (*row.pieces, row.table.tokens))
+    return runs, pieces_of(runs, row.pieces, row.table.tokens)
 
 
 def _results(rows: Sequence[StepRow], read: NDArray[np.float32] | None) -> list[RowResult]:

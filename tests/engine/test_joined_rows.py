@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.attention.base import AttentionRow
-from engine.attention.joined_rows import joined
+from engine.attention.joined_rows import in_groups, joined
 from engine.hashing import token_array
 from engine.kv.segment import Segment
 from engine.kv.virtual_block_table import Placement, VirtualBlockTable
@@ -83,3 +85,13 @@ def test_each_sequence_of_a_step_is_one_row(lengths: list[list[int]]) -> None:
     found = joined([row for rows in steps for row in rows])
     assert [row.num_tokens for row in found] == [sum(of_one) for of_one in lengths]
     assert [row.segment for row in found] == [rows[0].segment for rows in steps]
+
+
+def test_rows_that_don_t_agree_on_their_pieces_stay_apart() -> None:
+    sequence = Sequence(0)
+    sequence.lay(7)
+    rows = [sequence.row(3), sequence.row(4), sequence.row(2)]
+    known = [replace(rows[0], pieces=(0, 2)), replace(rows[1], pieces=()), replace(rows[2], pieces=(0, 2, 7, 11))]
+    assert in_groups(known) == [known]
+    unknown = [*known[:2], replace(rows[2], pieces=(0, 3, 7))]
+    assert in_groups(unknown) == [unknown[:2], unknown[2:]]

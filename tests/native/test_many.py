@@ -1,75 +1,156 @@
-"""Attention of many queries in C against its definition, and the torch backend with it against plain attention."""
+"""Attention of many queries in C against its definition, and the backend that is made of it against plain attention."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from engine.attention.dense import _attend_plain
-from engine.attention.torch_attention import TorchAttention
+from engine.attention.joined_rows import in_groups
+from engine.attention.native_attention import NativeAttention
 from engine.native.library import load_library
-from engine.native.many import ManyAttention, Seen, find_many, make_many
+from engine.native.many import SPAN, Cache, Many, Seen, find_many, make_many
 from tests.engine.attention_bench import (
+    Bench,
     Trial,
+    _rows_of_one_sequence,
     assert_a_step_sees_its_earlier_rows,
+    assert_new_kv_is_written,
     assert_read_is_right,
+    assert_read_of_a_steps_earlier_rows_is_right,
     assert_rows_are_right,
 )
 
-RUNS = [(1,), (64,), (63, 2), (300, 1, 129)]
+TURNS = 3
 
 
-@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
-def many(request: pytest.FixtureRequest) -> ManyAttention:
+def make(threads: int) -> Many:
     library = load_library()
-    found = make_many(library, request.param) if library and torch.cpu._is_avx512_bf16_supported() else None
+    found = make_many(library, threads) if library and torch.cpu._is_avx512_bf16_supported() else None
     if found is None:
-        pytest.skip("needs AVX-512 BF16, and a library that was built for it")
+        pytest.skip("needs AVX-512 BF16, a library that was built for it, and OpenMP")
     return found
 
 
-@pytest.mark.parametrize("runs", RUNS)
+@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
+def many(request: pytest.FixtureRequest) -> Many:
+    return make(request.param)
+
+
+@dataclass
+class Case:
+    """Some tokens behind others, in runs of these lengths with gaps between them that are no numbers."""
+
+    lengths: list[int]
+    tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int | None = None
+    pieces: int = 0
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(sum(self.lengths) + self.tokens)
+        self.pool = torch.full((2, self.kv_heads, 2000, self.head_dim), float("nan"), dtype=torch.bfloat16)
+        self.spans = np.empty(len(self.lengths), dtype=SPAN)
+        slot, start = 5, 0
+        for index, length in enumerate(self.lengths):
+            self.pool[:, :, slot : slot + length] = torch.randn(2, self.kv_heads, length, self.head_dim)
+            piece = index // 2 if index // 2 < self.pieces else -1
+            self.spans[index] = (slot, length, start, index % TURNS, piece)
+            slot, start = slot + length + 20, start + length
+        self.position = start - self.tokens
+        self.qkv = torch.randn(self.tokens, self.heads + 3, self.head_dim).bfloat16()
+        self.turned = (torch.randn(TURNS, self.tokens, self.head_dim), torch.randn(TURNS, self.tokens, self.head_dim))
+
+    def check(self, many: Many) -> None:
+        q = self.qkv[:, : self.heads]
+        partners = q.roll(1, -1)
+        mixed = torch.empty(self.tokens, self.heads, self.head_dim, dtype=torch.bfloat16)
+        cache = Cache(self.pool[0], self.pool[1], self.head_dim**-0.5, self.window)
+        seen = Seen(self.position, self.spans, self.turned, self.pieces)
+        shares = many.attend(cache, seen, q, partners, mixed)
+        expected, weights = self.expected(q, partners)
+        torch.testing.assert_close(mixed.float(), expected, atol=2e-2, rtol=2e-2)
+        piece = torch.from_numpy(np.repeat(self.spans["piece"], self.spans["length"]))
+        for number in range(self.pieces):
+            torch.testing.assert_close(shares[number], weights[..., piece == number].sum(-1), atol=2e-3, rtol=1e-2)
+
+    def expected(self, q: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention [T, heads, head_dim] and its weights [heads, T, keys], in float32 but for the turned queries."""
+        cos, sin = (part[:, :, None] for part in self.turned)
+        copies = (q.float() * cos + partners.float() * sin).bfloat16().float()
+        places = np.concatenate([np.arange(span["slot"], span["slot"] + span["length"]) for span in self.spans])
+        keys, values = self.pool[:, :, places].float().repeat_interleave(self.heads // self.kv_heads, 1)
+        turn = torch.from_numpy(np.repeat(self.spans["turn"], self.spans["length"])).long()
+        scores = torch.einsum("cthd,hkd->chtk", copies, keys) * self.head_dim**-0.5
+        scores = scores.gather(0, turn.expand(1, *scores.shape[1:]))[0]
+        behind = torch.arange(self.position, self.position + self.tokens)[:, None] - torch.arange(len(places))
+        hidden = (behind < 0) | (behind >= (self.window or len(places)))
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        return (weights @ values).transpose(0, 1), weights
+
+
+@pytest.mark.parametrize("lengths", [[1], [64], [63, 2], [300, 1, 129, 7]])
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize(("heads", "kv_heads", "tokens"), [(6, 2, 100), (7, 1, 17), (4, 4, 250)])
+@pytest.mark.parametrize(("heads", "kv_heads", "tokens"), [(6, 2, 100), (7, 1, 17), (4, 4, 250), (3, 1, 1)])
 def test_it_agrees_with_the_definition(
-    many: ManyAttention, runs: tuple[int, ...], head_dim: int, heads: int, kv_heads: int, tokens: int
+    many: Many, lengths: list[int], head_dim: int, heads: int, kv_heads: int, tokens: int
 ) -> None:
-    """Each run is read by queries of its own, and what lies around the runs is no number."""
-    torch.manual_seed(sum(runs))
-    pool = torch.full((2, kv_heads, 700, head_dim), float("nan"), dtype=torch.bfloat16)
-    seen, slot = [], 5
-    for length in runs:
-        pool[:, :, slot : slot + length] = torch.randn(2, kv_heads, length, head_dim)
-        k, v = pool[:, :, slot : slot + length]
-        seen.append(Seen(k, v, torch.randn(heads, tokens, head_dim).bfloat16()))
-        slot += length + 40
-    output, lse = many.attend(seen, head_dim**-0.5)
-    expected, expected_lse = _expected(seen, head_dim**-0.5)
-    torch.testing.assert_close(lse, expected_lse, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(output, expected, atol=1e-2, rtol=1e-2)
+    Case([*lengths, tokens], tokens, heads, kv_heads, head_dim).check(many)
 
 
-def _expected(seen: list[Seen], scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The parts by plain attention, merged."""
-    parts = [
-        _attend_plain(one.queries.float(), one.keys, one.values, scale=scale, causal=False, allowed=None)
-        for one in seen
-    ]
-    lses = torch.stack([lse for _, lse in parts])
-    weights = lses.softmax(0)[..., None]
-    return (torch.stack([output for output, _ in parts]) * weights).sum(0), lses.logsumexp(0)
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 150), min_size=1, max_size=8),
+    new=st.integers(1, 200),
+    window=st.none() | st.integers(1, 300),
+    pieces=st.integers(0, 6),
+    heads=st.sampled_from([(1, 1), (6, 2), (3, 1)]),
+)
+def test_it_does_wherever_runs_pieces_and_windows_end(
+    lengths: list[int], new: int, window: int | None, pieces: int, heads: tuple[int, int]
+) -> None:
+    """The new tokens may lie in several runs, and begin in the middle of one."""
+    Case(lengths, min(new, sum(lengths)), *heads, 64, window, pieces).check(make(2))
 
 
 @pytest.mark.parametrize("window", [None, 20, 64])
 @pytest.mark.parametrize("rope", [True, False])
-def test_the_torch_backend_is_right_with_it(many: ManyAttention, window: int | None, rope: bool) -> None:
-    trial = Trial(partial(TorchAttention, many=many), torch.bfloat16, head_dim=64, seeds=8)
+def test_the_backend_is_right(many: Many, window: int | None, rope: bool) -> None:
+    trial = Trial(partial(NativeAttention, many=many), torch.bfloat16, head_dim=64, seeds=8)
     spec = trial.layer(window=window, rope=rope)
     assert_rows_are_right(spec, trial)
     assert_read_is_right(spec, trial)
     assert_a_step_sees_its_earlier_rows(spec, trial)
+    assert_read_of_a_steps_earlier_rows_is_right(spec, trial)
+    assert_new_kv_is_written(spec, trial)
+
+
+def test_rows_that_are_attended_to_together_note_their_own_pieces(many: Many) -> None:
+    """One wants to know of an empty piece where it begins itself, and the last one of none."""
+    trial = Trial(partial(NativeAttention, many=many), torch.bfloat16, head_dim=64)
+    bench = Bench(trial.layer(), trial, seed=5)
+    earlier, rows = _rows_of_one_sequence(bench, noted=True)
+    rows[1] = replace(rows[1], pieces=(*rows[1].pieces, rows[1].table.tokens))
+    rows[2] = replace(rows[2], pieces=())
+    assert len(in_groups(rows)) == 1
+    q, (k, v) = bench.queries(16), bench.kv(16)
+    bench.assert_close(bench.step(rows, q, k, v), bench.expected([earlier], q, k, v))
+    weights = bench.weights([earlier], q, k).mean(0)
+    first, second, third = bench.backend.read()
+    assert first is not None
+    assert second is not None
+    assert third is None
+    np.testing.assert_allclose(first, weights[:3, :9].sum(-1)[None], atol=1e-2)
+    in_pieces = [weights[3:14, :9].sum(-1), weights[3:14, 9:12].sum(-1), torch.zeros(11)]
+    np.testing.assert_allclose(second, torch.stack(in_pieces), atol=1e-2)
 
 
 def test_it_is_for_bfloat16_and_some_heads_alone() -> None:

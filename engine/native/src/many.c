@@ -5,27 +5,39 @@
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 
 #include <math.h>
+#include <stdatomic.h>
 
 #define BF16 __attribute__((target("avx512bf16")))
 
-/* Most queries of a task, whose sums stay near while the keys pass by, and the fewest worth laying keys out for; keys
-   that are laid out at a time; queries whose sums are in registers. */
+/* Most queries of a task, whose sums stay near while the keys pass by, and the fewest worth laying keys out for; most
+   keys that are laid out at a time; queries whose sums are in registers. */
 enum { QUERIES = 192, FEWEST = 48, KEYS = 64, AT_ONCE = 6, VECTORS = KEYS / 16, WIDEST = 128 };
 
 static const float NOTHING = -1e30f;
 
 typedef struct {
-    Crew *crew;
     const Many *many;
+    int threads;
+    atomic_int next_task;
 } Job;
 
-/* What one thread works on; pairs of bfloat16 are one number of 32 bits. */
+/* What one thread works on: some queries of one KV head. Pairs of bfloat16 are one number of 32 bits. */
 typedef struct {
     uint32_t keys[WIDEST / 2][KEYS] __attribute__((aligned(64)));   /* a pair of dims of each key */
     uint32_t values[KEYS / 2][WIDEST] __attribute__((aligned(64))); /* each dim of a pair of keys */
     uint32_t weights[AT_ONCE][KEYS / 2] __attribute__((aligned(64)));
+    uint16_t turned[QUERIES][WIDEST] __attribute__((aligned(64)));
+    float mixed[QUERIES][WIDEST] __attribute__((aligned(64)));
     float most[QUERIES], sum[QUERIES];
+    float most_before[QUERIES], sum_before[QUERIES]; /* without the piece that is being attended to */
+    int kv_head, queries;
+    int token[QUERIES], head[QUERIES];
 } Room;
+
+/* Some of the keys of a span, which are laid out; the first stands at position `start`. */
+typedef struct {
+    int start, count;
+} Keys;
 
 /* What stands in for keys and values behind the last. */
 static const uint16_t nothing[WIDEST];
@@ -35,7 +47,7 @@ static const uint16_t *row_of(const uint16_t *rows, int row, int count, int dim)
 }
 
 static void lay_keys(const uint16_t *keys, int count, int dim, Room *room) {
-    for (int key = 0; key < KEYS; key += 16)
+    for (int key = 0; key < count; key += 16)
         for (int i = 0; i < dim; i += 32) {
             f32x16 pairs[16];
             for (int j = 0; j < 16; j++) memcpy(pairs + j, row_of(keys, key + j, count, dim) + i, sizeof pairs[j]);
@@ -45,46 +57,77 @@ static void lay_keys(const uint16_t *keys, int count, int dim, Room *room) {
 }
 
 static void lay_values(const uint16_t *values, int count, int dim, Room *room) {
-    for (int pair = 0; pair < KEYS / 2; pair++) {
+    for (int pair = 0; 2 * pair < count; pair++) {
         const uint16_t *low = row_of(values, 2 * pair, count, dim), *high = row_of(values, 2 * pair + 1, count, dim);
         for (int i = 0; i < dim; i++) room->values[pair][i] = low[i] | (uint32_t)high[i] << 16;
     }
 }
 
-/* Add to sums the products of rows of `count` pairs and of as many columns, which stand `stride` numbers apart. */
+INLINE BF16 void store_bf16(uint16_t *to, f32x16 numbers) {
+    __m256bh halves = _mm512_cvtneps_pbh((__m512)numbers);
+    memcpy(to, &halves, sizeof halves);
+}
+
+static BF16 void turn_queries(const Many *many, int turn, Room *room) {
+    const int dim = many->head_dim;
+    for (int query = 0; query < room->queries; query++) {
+        const size_t token = room->token[query], head = room->head[query];
+        const uint16_t *from = many->queries + token * many->query_stride + head * dim;
+        if (!many->cos) {
+            memcpy(room->turned[query], from, dim * sizeof *from);
+            continue;
+        }
+        const uint16_t *partners = many->partners + (token * many->heads + head) * dim;
+        const size_t at = ((size_t)turn * many->tokens + token) * dim;
+        for (int i = 0; i < dim; i += 16) {
+            f32x16 turned = load_bf16(from + i) * load_floats(many->cos + at + i);
+            turned += load_bf16(partners + i) * load_floats(many->sin + at + i);
+            store_bf16(room->turned[query] + i, turned);
+        }
+    }
+}
+
+/* Add to sums the products of rows of `count` pairs and of 16 · `vectors` columns, which stand `stride` numbers apart. */
 INLINE BF16 void add_products(f32x16 sums[AT_ONCE][VECTORS], const char *const rows[AT_ONCE], const uint32_t *columns,
-                              int stride, int count) {
+                              int stride, int count, const int vectors) {
     f32x16 total[AT_ONCE][VECTORS]; /* in registers, which what the caller has might not be */
     memcpy(total, sums, sizeof total);
     for (int pair = 0; pair < count; pair++) {
         __m512bh column[VECTORS];
-        for (int j = 0; j < VECTORS; j++) column[j] = (__m512bh)_mm512_load_si512(columns + pair * stride + 16 * j);
+        for (int j = 0; j < vectors; j++) column[j] = (__m512bh)_mm512_load_si512(columns + pair * stride + 16 * j);
         for (int i = 0; i < AT_ONCE; i++) {
             int both;
             memcpy(&both, rows[i] + 4 * pair, sizeof both);
             __m512bh row = (__m512bh)_mm512_set1_epi32(both);
-            for (int j = 0; j < VECTORS; j++)
+            for (int j = 0; j < vectors; j++)
                 total[i][j] = (f32x16)_mm512_dpbf16_ps((__m512)total[i][j], row, column[j]);
         }
     }
     memcpy(sums, total, sizeof total);
 }
 
-/* Scores become e^(score - most) as bfloat16; returns by what earlier sums of this query are to be multiplied. */
-INLINE BF16 float weigh(f32x16 *scores, float scale, int count, float *most, float *sum, uint32_t *weights) {
+/* Scores of the keys from `first` to `end` become e^(score - most) as bfloat16, all others 0; returns by what earlier
+   sums of this query are to be multiplied. */
+INLINE BF16 float weigh(f32x16 *scores, float scale, int first, int end, float *most, float *sum, uint32_t *weights,
+                        const int vectors) {
     const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    if (first >= end) {
+        memset(weights, 0, KEYS / 2 * sizeof *weights);
+        return 1;
+    }
     f32x16 highest = splat(*most);
-    for (int i = 0; i < VECTORS; i++) {
+    for (int i = 0; i < vectors; i++) {
         scores[i] *= scale;
-        i32x16 there = lanes + 16 * i < count;
-        scores[i] = (f32x16)((there & (i32x16)scores[i]) | (~there & (i32x16)splat(NOTHING)));
+        i32x16 seen = (lanes + 16 * i < end) & (lanes + 16 * i >= first);
+        scores[i] = (f32x16)((seen & (i32x16)scores[i]) | (~seen & (i32x16)splat(NOTHING)));
         highest = larger(highest, scores[i]);
     }
     float now = _mm512_reduce_max_ps((__m512)highest), keep = exponential(splat(*most - now))[0];
     f32x16 total = splat(0);
-    for (int i = 0; i < VECTORS; i++) total += scores[i] = exponential(scores[i] - now);
-    for (int i = 0; i < VECTORS; i += 2) {
-        __m512bh both = _mm512_cvtne2ps_pbh((__m512)scores[i + 1], (__m512)scores[i]);
+    for (int i = 0; i < vectors; i++) total += scores[i] = exponential(scores[i] - now);
+    for (int i = 0; i < vectors; i += 2) {
+        f32x16 odd = i + 1 < vectors ? scores[i + 1] : splat(0);
+        __m512bh both = _mm512_cvtne2ps_pbh((__m512)odd, (__m512)scores[i]);
         _mm512_store_si512(weights + 8 * i, (__m512i)both);
     }
     *sum = *sum * keep + _mm512_reduce_add_ps((__m512)total);
@@ -92,53 +135,129 @@ INLINE BF16 float weigh(f32x16 *scores, float scale, int count, float *most, flo
     return keep;
 }
 
+/* The first key that a query sees and the one behind the last, counted from the first that is laid out. */
+static int first_seen(const Many *many, const Keys *keys, int token) {
+    int first = many->window ? many->position + token - many->window + 1 - keys->start : 0;
+    return first > 0 ? first : 0;
+}
+
+static int end_seen(const Many *many, const Keys *keys, int token) {
+    int end = many->position + token + 1 - keys->start;
+    return end < keys->count ? end : keys->count;
+}
+
 /* A few queries over the keys that are laid out; those behind the last query are the last one once more. */
-INLINE BF16 void attend_some(const Many *many, const uint16_t *queries, float *mixed, int first, int some, int count,
-                             const int dim, Room *room) {
-    f32x16 sums[AT_ONCE][VECTORS] = {0};
+INLINE BF16 void attend_some(const Many *many, const Keys *keys, int first, int some, const int dim, const int vectors,
+                             Room *room) {
     const char *query[AT_ONCE], *weights[AT_ONCE];
-    float *to[AT_ONCE];
+    int begins[AT_ONCE], ends[AT_ONCE], seen = 0;
     for (int i = 0; i < AT_ONCE; i++) {
-        size_t at = (size_t)(first + (i < some ? i : some - 1)) * dim;
-        query[i] = (const char *)(queries + at), weights[i] = (const char *)room->weights[i], to[i] = mixed + at;
+        const int at = first + (i < some ? i : some - 1);
+        query[i] = (const char *)room->turned[at], weights[i] = (const char *)room->weights[i];
+        begins[i] = first_seen(many, keys, room->token[at]), ends[i] = end_seen(many, keys, room->token[at]);
+        seen |= begins[i] < ends[i];
     }
-    add_products(sums, query, room->keys[0], KEYS, dim / 2);
+    if (!seen) return;
+    f32x16 sums[AT_ONCE][VECTORS] = {0};
+    add_products(sums, query, room->keys[0], KEYS, dim / 2, vectors);
     float keep[AT_ONCE] = {0};
     for (int i = 0; i < AT_ONCE; i++)
         if (i < some)
-            keep[i] =
-                weigh(sums[i], many->scale, count, room->most + first + i, room->sum + first + i, room->weights[i]);
+            keep[i] = weigh(sums[i], many->scale, begins[i], ends[i], room->most + first + i, room->sum + first + i,
+                            room->weights[i], vectors);
     for (int begin = 0; begin < dim; begin += 16 * VECTORS) {
         for (int i = 0; i < AT_ONCE; i++)
-            for (int j = 0; j < VECTORS; j++) sums[i][j] = load_floats(to[i] + begin + 16 * j) * keep[i];
-        add_products(sums, weights, room->values[0] + begin, WIDEST, KEYS / 2);
+            for (int j = 0; j < VECTORS; j++)
+                sums[i][j] = load_floats(room->mixed[first + (i < some ? i : some - 1)] + begin + 16 * j) * keep[i];
+        add_products(sums, weights, room->values[0] + begin, WIDEST, (keys->count + 1) / 2, VECTORS);
         for (int i = 0; i < AT_ONCE; i++)
             if (i < some)
-                for (int j = 0; j < VECTORS; j++) store_floats(to[i] + begin + 16 * j, sums[i][j]);
+                for (int j = 0; j < VECTORS; j++) store_floats(room->mixed[first + i] + begin + 16 * j, sums[i][j]);
     }
+}
+
+/* Loops of a known length are unrolled. */
+INLINE BF16 void attend_keys(const Many *many, const Keys *keys, const int dim, Room *room) {
+    for (int first = 0; first < room->queries; first += AT_ONCE) {
+        const int some = room->queries - first < AT_ONCE ? room->queries - first : AT_ONCE;
+        switch ((keys->count + 15) / 16) {
+            case 1: attend_some(many, keys, first, some, dim, 1, room); break;
+            case 2: attend_some(many, keys, first, some, dim, 2, room); break;
+            case 3: attend_some(many, keys, first, some, dim, 3, room); break;
+            default: attend_some(many, keys, first, some, dim, 4, room);
+        }
+    }
+}
+
+/* From here on what is paid is summed up anew, for the piece that begins. */
+static void begin_piece(Room *room) {
+    memcpy(room->most_before, room->most, sizeof room->most);
+    memcpy(room->sum_before, room->sum, sizeof room->sum);
+    memset(room->sum, 0, sizeof room->sum);
+}
+
+static float *share_of(const Many *many, const Room *room, int piece, int query) {
+    return many->shares + ((size_t)piece * many->heads + room->head[query]) * many->tokens + room->token[query];
+}
+
+/* Until all is attended to, a piece's share is the logarithm of what it is paid. */
+static void end_piece(const Many *many, int piece, Room *room) {
+    for (int i = 0; i < room->queries; i++) {
+        *share_of(many, room, piece, i) = room->most[i] + logf(room->sum[i]);
+        room->sum[i] += room->sum_before[i] * exponential(splat(room->most_before[i] - room->most[i]))[0];
+    }
+}
+
+INLINE BF16 void attend_span(const Many *many, const Span *span, const int dim, Room *room) {
+    for (int key = 0; key < span->length; key += KEYS) {
+        const Keys keys = {span->start + key, span->length - key < KEYS ? span->length - key : KEYS};
+        const size_t from = ((size_t)room->kv_head * many->slots + span->slot + key) * dim;
+        lay_keys(many->keys + from, keys.count, dim, room);
+        lay_values(many->values + from, keys.count, dim, room);
+        attend_keys(many, &keys, dim, room);
+    }
+}
+
+static BF16 void attend_spans(const Many *many, Room *room) {
+    const int unseen = many->window ? many->position - many->window + 1 : 0;
+    int turn = -1, piece = -1;
+    for (const Span *span = many->span; span < many->span + many->spans; span++) {
+        const int its = many->pieces ? span->piece : -1;
+        if (span->start + span->length <= unseen) continue;
+        if (piece >= 0 && its != piece) end_piece(many, piece, room);
+        if (its >= 0 && its != piece) begin_piece(room);
+        if (span->turn != turn) turn_queries(many, span->turn, room);
+        piece = its, turn = span->turn;
+        if (many->head_dim == 64) /* loops of a known length are unrolled */
+            attend_span(many, span, 64, room);
+        else
+            attend_span(many, span, 128, room);
+    }
+    if (piece >= 0) end_piece(many, piece, room);
 }
 
 static int queries_of_head(const Many *many) { return many->heads / many->kv_heads * many->tokens; }
 
-/* Some queries of one KV head, from `begin` on, over all spans. */
-INLINE BF16 void attend_block(const Many *many, int kv_head, int begin, int queries, const int dim, Room *room) {
-    const size_t at = (size_t)kv_head * queries_of_head(many) + begin;
-    float *mixed = many->mixed + at * dim;
-    memset(mixed, 0, (size_t)queries * dim * sizeof(float));
-    for (int i = 0; i < queries; i++) room->most[i] = NOTHING, room->sum[i] = 0;
-    for (const Span *span = many->span; span < many->span + many->spans; span++)
-        for (int64_t key = 0; key < span->length; key += KEYS) {
-            int count = span->length - key < KEYS ? (int)(span->length - key) : KEYS;
-            size_t from = (size_t)kv_head * many->head_stride + (size_t)key * dim;
-            lay_keys(span->keys + from, count, dim, room);
-            lay_values(span->values + from, count, dim, room);
-            for (int i = 0; i < queries; i += AT_ONCE)
-                attend_some(many, span->queries + at * dim, mixed, i, queries - i < AT_ONCE ? queries - i : AT_ONCE,
-                            count, dim, room);
-        }
+static void begin(const Many *many, int kv_head, int begin, int queries, Room *room) {
+    room->kv_head = kv_head, room->queries = queries;
     for (int i = 0; i < queries; i++) {
-        for (int j = 0; j < dim; j++) mixed[(size_t)i * dim + j] /= room->sum[i];
-        many->lse[at + i] = room->most[i] + logf(room->sum[i]);
+        room->token[i] = (begin + i) % many->tokens;
+        room->head[i] = kv_head * (many->heads / many->kv_heads) + (begin + i) / many->tokens;
+        room->most[i] = NOTHING, room->sum[i] = 0;
+    }
+    memset(room->mixed, 0, sizeof room->mixed[0] * queries);
+}
+
+static BF16 void finish(const Many *many, Room *room) {
+    const int dim = many->head_dim;
+    for (int i = 0; i < room->queries; i++) {
+        uint16_t *to = many->mixed + ((size_t)room->token[i] * many->heads + room->head[i]) * dim;
+        for (int j = 0; j < dim; j += 16) store_bf16(to + j, load_floats(room->mixed[i] + j) / room->sum[i]);
+        float all = room->most[i] + logf(room->sum[i]);
+        for (int piece = 0; piece < many->pieces; piece++) {
+            float *share = share_of(many, room, piece, i);
+            *share = expf(*share - all);
+        }
     }
 }
 
@@ -149,25 +268,22 @@ static int block_of(const Many *many, int threads) {
     return share < FEWEST ? FEWEST : share < QUERIES ? share : QUERIES;
 }
 
-static BF16 void attend_blocks(void *job, int thread) {
-    (void)thread;
-    Crew *crew = ((Job *)job)->crew;
-    const Many *many = ((Job *)job)->many;
-    const int all = queries_of_head(many), block = block_of(many, crew_threads(crew)), blocks = (all + block - 1) / block;
+static void attend_blocks(void *of) {
+    Job *job = of;
+    const Many *many = job->many;
+    const int all = queries_of_head(many), block = block_of(many, job->threads), blocks = (all + block - 1) / block;
     Room room;
-    for (int task; (task = crew_take(crew, 1)) < blocks * many->kv_heads;) {
-        int kv_head = task / blocks, begin = task % blocks * block;
-        int queries = all - begin < block ? all - begin : block;
-        if (many->head_dim == 64) /* loops of a known length are unrolled */
-            attend_block(many, kv_head, begin, queries, 64, &room);
-        else
-            attend_block(many, kv_head, begin, queries, 128, &room);
+    for (int task; (task = atomic_fetch_add(&job->next_task, 1)) < blocks * many->kv_heads;) {
+        const int first = task % blocks * block;
+        begin(many, task / blocks, first, all - first < block ? all - first : block, &room);
+        attend_spans(many, &room);
+        finish(many, &room);
     }
 }
 
-void ctx_attend_many(Crew *crew, const Many *many) {
-    Job job = {crew, many};
-    crew_run(crew, INT32_MAX, attend_blocks, &job);
+void ctx_attend_many(Parallel parallel, int threads, const Many *many) {
+    Job job = {many, threads, 0};
+    parallel(attend_blocks, &job, threads, 0);
 }
 
 #endif

@@ -6,23 +6,31 @@
 
 #include <stdint.h>
 
-#include "crew.h"
-
-/* Keys and values of one run, of the first KV head, [length, head_dim], and the queries that read it. */
+/* Keys that lie in consecutive slots of the pool, `start` being the global position of the first. They are read by
+   queries turned for them, and are part of a piece; negative: of none. */
 typedef struct {
-    const uint16_t *keys, *values;
-    const uint16_t *queries; /* [heads, tokens, head_dim], turned for this run */
-    int64_t length;
+    int64_t slot;
+    int32_t length, start, turn, piece;
 } Span;
 
+/* Consecutive tokens of one sequence, the first of which stands at `position`, with the spans up to the last of them,
+   in order. Each sees what stands before it and itself, within the window if there is one. */
 typedef struct {
-    int32_t heads, kv_heads, tokens, head_dim, spans; /* head_dim is 64 or 128 */
-    int64_t head_stride;                              /* numbers from one KV head of the pool to the next */
+    int32_t heads, kv_heads, tokens, head_dim; /* head_dim is 64 or 128 */
+    int32_t spans, pieces;                     /* no pieces: nobody wants to know what they are paid */
+    int32_t position, window;                  /* a token sees so many, itself included; 0: all before it */
     float scale;
+    int64_t slots, query_stride;
     const Span *span;
-    float *mixed; /* [heads, tokens, head_dim] */
-    float *lse;   /* [heads, tokens], natural logarithms */
+    const uint16_t *keys, *values; /* [kv_heads, slots, head_dim] */
+    const uint16_t *queries;       /* [tokens, heads, head_dim], tokens `query_stride` numbers apart; not turned */
+    const uint16_t *partners;      /* [tokens, heads, head_dim]: the number that each number of `queries` is turned with */
+    const float *cos, *sin;        /* [turns, tokens, head_dim]; null: nothing is turned */
+    uint16_t *mixed;               /* [tokens, heads, head_dim] */
+    float *shares;                 /* [pieces, heads, tokens], what each piece is paid; −∞ before */
 } Many;
 
-/* Every query sees all keys of all spans. Uses all threads of the crew. */
-void ctx_attend_many(Crew *crew, const Many *many);
+/* OpenMP's GOMP_parallel: so many threads do the work at the same time. */
+typedef void (*Parallel)(void (*work)(void *job), void *job, unsigned threads, unsigned flags);
+
+void ctx_attend_many(Parallel parallel, int threads, const Many *many);
