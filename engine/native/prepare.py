@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from engine.models.decoder import Decoder
 from engine.native.abi import MOST_TOKENS
 from engine.native.library import load_library
 from engine.native.stepper import StepArrays, Stepper, unfit
+from engine.native.threads import CROWDED
 
 logger = logging.getLogger(__name__)
 
@@ -40,33 +42,40 @@ def prepare_stepper(decoder: Decoder, pool: KVPool) -> Stepper | None:
         logger.info("small steps are computed in torch: %s", problem)
         return None
     stepper = Stepper(library, decoder, pool, decoder.packed, torch.get_num_threads())
-    stepper.threads = _quickest(stepper)
+    stepper.threads = quickest(stepper)
     logger.info("small steps are computed with %d of %d threads", stepper.threads, torch.get_num_threads())
     return stepper
 
 
-def _quickest(stepper: Stepper) -> int:
-    """The least number of threads that more hardly improve on. Reading memory keeps few of them waiting for it."""
+def quickest(stepper: Stepper, clock: Callable[[], float] = time.perf_counter) -> int:
+    """The least number of threads that more hardly improve on. Reading memory keeps few of them waiting for it.
+
+    What threads are worth that others crowd out meanwhile can't be told, and `Threads` does without them as long as
+    they are: they count as worth it.
+    """
     most, best = stepper.threads, 1
     if most == 1:
         return 1
-    _seconds(stepper, most)  # brings the weights into memory
-    least = _seconds(stepper, 1)
+    _trial(stepper, most, clock)  # brings the weights into memory
+    least, _ = _trial(stepper, 1, clock)
     for threads in sorted({*(1 << power for power in range(1, most.bit_length())), most}):
-        seconds = _seconds(stepper, threads)
-        if seconds < _WORTH * least:
-            best, least = threads, seconds
+        seconds, kept = _trial(stepper, threads, clock)
+        if kept > CROWDED or seconds < _WORTH * least:
+            best, least = threads, min(least, seconds)
     return best
 
 
-def _seconds(stepper: Stepper, threads: int) -> float:
-    """The time of a step of one token without context, in the first slot of the pool."""
+def _trial(stepper: Stepper, threads: int, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds of a step of one token without context, in the first slot of the pool, and `Stepper.kept` of it.
+
+    The quickest of some.
+    """
     stepper.threads = threads
     none, zero = np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int32)
     rows, runs = np.array([[0, 1, 0, 1]], dtype=np.int32), np.array([[0, 1, 0, 0]], dtype=np.int32)
-    least = float("inf")
+    trials = list[tuple[float, float]]()
     for _ in range(_TRIALS):
-        begun = time.perf_counter()
+        begun = clock()
         stepper.step(StepArrays(zero, zero, zero, rows, runs, none, none))
-        least = min(least, time.perf_counter() - begun)
-    return least
+        trials.append((clock() - begun, stepper.kept))
+    return min(trials)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_CROWDED = 0.25
-"""Share of a step's time for which a thread must be kept from its core to count as crowded out, mean of a few steps."""
+CROWDED = 0.25
+"""Share of a step's time for which a thread must be kept from its core to count as crowded out."""
 _STEPS = 4
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 16.0
 """Seconds until more threads are tried again; doubled each time that they are crowded out again."""
@@ -34,7 +34,7 @@ class Threads:
         """A step with `now` threads is done; for this share of it one of them was kept from its core."""
         self._kept += (kept - self._kept) / _STEPS
         since = self._clock() - self._changed
-        if self.now > 1 and self._kept > _CROWDED:
+        if self.now > 1 and self._kept > CROWDED:
             self._wait = min(2 * self._wait, _LONGEST_WAIT) if since < self._wait else _FIRST_WAIT
             self._become(self.now // 2)
         elif self.now < self.most and since >= self._wait:
