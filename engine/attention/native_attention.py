@@ -30,6 +30,8 @@ class _Plan:
     """Rows that go on from each other: tokens [first, first + count) of the step, all of which see the same spans.
 
     Attributes:
+        spans: those of a piece together, and of a piece those of one turn, so that queries are turned seldom.
+        by_turn: the same, those of one turn together.
         rotations: per rotary table one for [turns · count] positions.
         pieces: how many there are.
         read: float32 [pieces, count], summed over the watched layers.
@@ -39,6 +41,7 @@ class _Plan:
     first: int
     count: int
     spans: NDArray[np.void]
+    by_turn: NDArray[np.void]
     rotations: tuple[Rotation, ...]
     pieces: int
     read: Tensor
@@ -76,7 +79,8 @@ class NativeAttention(AttentionBackend):
         asked = range(group[0].position, group[0].position + count)
         pieces = len(noting.pieces) if noting is not None else 0
         rotations = self._new.rotations([position - delta for delta in deltas.tolist() for position in asked])
-        return _Plan(group, first, count, spans, rotations, pieces, torch.zeros(pieces, count))
+        by_piece, by_turn = spans[np.lexsort((turn, piece))], spans[np.argsort(turn, kind="stable")]
+        return _Plan(group, first, count, by_piece, by_turn, rotations, pieces, torch.zeros(pieces, count))
 
     def read(self) -> list[NDArray[np.float16] | None]:
         return [read for plan in self._plans for read in self._read(plan)]
@@ -113,7 +117,9 @@ class NativeAttention(AttentionBackend):
         rotary = self._layers[layer].rotary
         turned = None if rotary is None else (plan.rotations[rotary].cos, plan.rotations[rotary].sin)
         position = plan.rows[0].position
-        return Seen(position, plan.spans, turned, plan.pieces if layer in self._watched else 0)
+        if plan.pieces and layer in self._watched:
+            return Seen(position, plan.spans, turned, plan.pieces)
+        return Seen(position, plan.by_turn, turned)
 
     def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
         self._new.write(layer, k, v)

@@ -29,7 +29,7 @@ class Seen:
     """What some consecutive tokens of one sequence see, the first of which stands at `position`.
 
     Attributes:
-        spans: of dtype `SPAN`, in order, up to the last of the tokens.
+        spans: of dtype `SPAN`, up to the last of the tokens; those of a piece stand together.
         turned: cosines and sines of each way in which queries are turned, float32 [turns, T, head_dim]; None if they
             are not.
         pieces: how many there are.

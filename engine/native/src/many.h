@@ -13,8 +13,9 @@ typedef struct {
     int32_t length, start, turn, piece;
 } Span;
 
-/* Consecutive tokens of one sequence, the first of which stands at `position`, with the spans up to the last of them,
-   in order. Each sees what stands before it and itself, within the window if there is one. */
+/* Consecutive tokens of one sequence, the first of which stands at `position`, with the spans up to the last of them;
+   those of a piece stand together. Each token sees what stands before it and itself, within the window if there is
+   one. */
 typedef struct {
     int32_t heads, kv_heads, tokens, head_dim; /* head_dim is 64 or 128 */
     int32_t spans, pieces;                     /* no pieces: nobody wants to know what they are paid */
