@@ -23,7 +23,7 @@ _WORTH = 0.95
 _TRIALS = 3
 _MOST_DENSE = 8
 _MOST_BESIDE_AMX = 24
-"""Where torch multiplies bfloat16 by AMX; an estimate."""
+"""Where torch multiplies bfloat16 by AMX: more would be quicker with little context, fewer with a long one."""
 
 
 def most_tokens(decoder: Decoder) -> int:
