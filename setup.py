@@ -22,6 +22,7 @@ SOURCES = Path("engine/native/src")
 # the names that engine.native.library looks for, with what Zig and what GCC call the instructions
 LEVELS = {
     "x86_64": {
+        "x86_64-avx512bf16": ("x86_64_v4+avx512vnni+avx512bf16", "-march=x86-64-v4 -mavx512vnni -mavx512bf16"),
         "x86_64-avx512vnni": ("x86_64_v4+avx512vnni", "-march=x86-64-v4 -mavx512vnni"),
         "x86_64-avx2": ("x86_64_v3", "-march=x86-64-v3"),
         "x86_64": ("x86_64", ""),

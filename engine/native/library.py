@@ -48,7 +48,13 @@ def levels() -> list[str]:
     machine = platform.machine()
     if machine in ("x86_64", "AMD64"):
         cpu = torch.cpu
-        has = {"-avx512vnni": cpu._is_vnni_supported(), "-avx2": cpu._is_avx2_supported(), "": True}
+        vnni = cpu._is_vnni_supported()
+        has = {
+            "-avx512bf16": vnni and cpu._is_avx512_bf16_supported(),
+            "-avx512vnni": vnni,
+            "-avx2": cpu._is_avx2_supported(),
+            "": True,
+        }
         return [f"x86_64{name}" for name, there in has.items() if there]
     return [machine]
 

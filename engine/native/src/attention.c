@@ -39,19 +39,18 @@ typedef struct {
     const Step *step;
     const Row *row;
     int kv_head, group, queries;
-    float *most, *sum, *mixed; /* of the first query; others follow at the strides below */
-    int token_stride, head_stride;
+    float *most, *sum, *mixed; /* of the first query; others lie at the room's places from there */
     AttentionRoom *room;
 } Stretch;
 
-static float *part_of(const Stretch *stretch, float *of, int query) {
-    const int token = query / stretch->group, head = query % stretch->group;
-    return of + (size_t)token * stretch->token_stride + head * stretch->head_stride;
-}
+static float *part_of(const Stretch *stretch, float *of, int query) { return of + stretch->room->places[query]; }
 
 static float *mixed_of(const Stretch *stretch, int query) {
-    return stretch->mixed + (part_of(stretch, stretch->most, query) - stretch->most) * stretch->model->head_dim;
+    return stretch->mixed + (size_t)stretch->room->places[query] * stretch->model->head_dim;
 }
+
+/* Whether keys, queries and weights are taken in pairs of bfloat16, half as many as numbers. */
+INLINE int in_pairs(const Stretch *stretch) { return HAS_PAIRS && stretch->model->kv_kind == BF16; }
 
 INLINE f32x16 load_kv(const Stretch *stretch, const void *cache, size_t at) {
     return stretch->model->kv_kind == F32 ? load_floats((const float *)cache + at)
@@ -79,17 +78,17 @@ INLINE void gather(const Stretch *stretch, int slot, int existing, int at, int u
     transpose(columns);
 }
 
-/* Keys of `count` slots, dim by dim; what would stand behind the last is of no matter. */
+/* Keys of `count` slots, dim by dim or pair by pair; what would stand behind the last is of no matter. */
 static void load_keys(const Stretch *stretch, int slot, int count) {
-    const int dim = stretch->model->head_dim, pairs = stretch->model->kv_kind == BF16;
+    const int dim = stretch->model->head_dim, halves = stretch->model->kv_kind == BF16, pairs = in_pairs(stretch);
     for (int first = 0; first < count; first += 16)
-        for (int i = 0; i < dim; i += 16 << pairs) {
-            const int units = (dim - i) >> pairs < 16 ? (dim - i) >> pairs : 16;
-            float *to = stretch->room->keys + i * KEYS_AT_ONCE + first;
+        for (int i = 0; i < dim; i += 16 << halves) {
+            const int units = (dim - i) >> halves < 16 ? (dim - i) >> halves : 16;
+            float *to = stretch->room->keys + (i >> pairs) * KEYS_AT_ONCE + first;
             f32x16 columns[16];
             gather(stretch, slot + first, count - first, i, units, columns);
             for (int j = 0; j < units; j++) {
-                if (!pairs) {
+                if (pairs || !halves) {
                     store_floats(to + j * KEYS_AT_ONCE, columns[j]);
                     continue;
                 }
@@ -100,18 +99,26 @@ static void load_keys(const Stretch *stretch, int slot, int count) {
         }
 }
 
-/* Scores of KEYS_AT_ONCE keys by `n` queries, a constant; those behind the last become NOTHING. */
-INLINE void score_some(const Stretch *stretch, int count, int first, const int n) {
+/* sums + a number, or both of a pair, times those of a vector */
+INLINE f32x16 add_product(f32x16 sums, const float *number, f32x16 vector, const int pair) {
+    if (!pair) return sums + *number * vector;
+    int32_t both;
+    memcpy(&both, number, sizeof both);
+    return add_pairs(sums, splat_int(both), (i32x16)vector);
+}
+
+/* Scores of KEYS_AT_ONCE keys by `n` queries; those behind the last become NOTHING. n and pairs are constants. */
+INLINE void score_some(const Stretch *stretch, int count, int first, const int n, const int pairs) {
     const int dim = stretch->model->head_dim;
     const float scale = stretch->layer->scale, *keys = stretch->room->keys;
     const float *queries = stretch->room->queries + (size_t)first * dim;
     f32x16 sums[MOST_AT_ONCE][2];
     for (int q = 0; q < n; q++) sums[q][0] = sums[q][1] = splat(0);
-    for (int i = 0; i < dim; i++, keys += KEYS_AT_ONCE) {
+    for (int i = 0; i < dim >> pairs; i++, keys += KEYS_AT_ONCE) {
         f32x16 left = load_floats(keys), right = load_floats(keys + 16);
         for (int q = 0; q < n; q++) {
-            sums[q][0] += queries[q * dim + i] * left;
-            sums[q][1] += queries[q * dim + i] * right;
+            sums[q][0] = add_product(sums[q][0], queries + q * dim + i, left, pairs);
+            sums[q][1] = add_product(sums[q][1], queries + q * dim + i, right, pairs);
         }
     }
     for (int q = 0; q < n; q++) {
@@ -149,7 +156,10 @@ static void weigh(const Stretch *stretch) {
             f32x16 part = load_floats(scores + key), weights = exponential(part - highest);
             /* where nothing is seen yet, NOTHING is the highest score */
             weights = (f32x16)((i32x16)weights & (part > NOTHING / 2));
-            store_floats(scores + key, weights);
+            if (in_pairs(stretch))
+                store_bf16((uint16_t *)scores + key, weights);
+            else
+                store_floats(scores + key, weights);
             total += weights;
         }
         *sum = *sum * keep + sum_of(total);
@@ -158,44 +168,56 @@ static void weigh(const Stretch *stretch) {
     }
 }
 
-/* Add to what `n` queries mix 16 · `width` numbers of the values; n and width are constants. */
-INLINE void mix_part(const Stretch *stretch, int slot, int count, int first, const int n, int from, const int width) {
+/* Sixteen numbers of a value, or pairs of those of two values; behind the last there are zeros. */
+INLINE f32x16 load_values(const Stretch *stretch, int slot, int end, int from, const int pair) {
+    const size_t at = place_of(stretch, slot) + from;
+    if (!pair) return load_kv(stretch, stretch->layer->values, at);
+    const uint16_t *low = (const uint16_t *)stretch->layer->values + at;
+    i32x16 both = load_u16(low);
+    if (slot + 1 < end) both |= load_u16(low + stretch->model->head_dim) << 16;
+    return (f32x16)both;
+}
+
+/* Add to what `n` queries mix 16 · `width` numbers of the values; n, width and pairs are constants. */
+INLINE void mix_part(const Stretch *stretch, int slot, int end, int first, const int n, int from, const int width,
+                     const int pairs) {
     const float *weights = stretch->room->scores + first * KEYS_AT_ONCE;
     f32x16 mixed[MOST_AT_ONCE][4];
     for (int q = 0; q < n; q++)
         for (int w = 0; w < width; w++) mixed[q][w] = load_floats(mixed_of(stretch, first + q) + from + 16 * w);
-    for (int key = 0; key < count; key++)
+    for (int i = 0; slot < end; i++, slot += 1 << pairs)
         for (int w = 0; w < width; w++) {
-            f32x16 values = load_kv(stretch, stretch->layer->values, place_of(stretch, slot + key) + from + 16 * w);
-            for (int q = 0; q < n; q++) mixed[q][w] += weights[q * KEYS_AT_ONCE + key] * values;
+            f32x16 values = load_values(stretch, slot, end, from + 16 * w, pairs);
+            for (int q = 0; q < n; q++)
+                mixed[q][w] = add_product(mixed[q][w], weights + q * KEYS_AT_ONCE + i, values, pairs);
         }
     for (int q = 0; q < n; q++)
         for (int w = 0; w < width; w++) store_floats(mixed_of(stretch, first + q) + from + 16 * w, mixed[q][w]);
 }
 
-INLINE void mix_some(const Stretch *stretch, int slot, int count, int first, const int n) {
+INLINE void mix_some(const Stretch *stretch, int slot, int end, int first, const int n, const int pairs) {
     int from = 0;
-    for (; stretch->model->head_dim - from >= 64; from += 64) mix_part(stretch, slot, count, first, n, from, 4);
-    for (; from < stretch->model->head_dim; from += 16) mix_part(stretch, slot, count, first, n, from, 1);
+    for (; stretch->model->head_dim - from >= 64; from += 64) mix_part(stretch, slot, end, first, n, from, 4, pairs);
+    for (; from < stretch->model->head_dim; from += 16) mix_part(stretch, slot, end, first, n, from, 1, pairs);
 }
 
 /* Loops over so many queries at once stay in registers if the number is known. */
-#define FOR_SOME_QUERIES(stretch, call)                                                                       \
-    for (int first = 0; first < (stretch)->queries; first += MOST_AT_ONCE) switch ((stretch)->queries - first) { \
-        case 1: call(1); break;                                                                              \
-        case 2: call(2); break;                                                                              \
-        case 3: call(3); break;                                                                              \
-        default: call(4);                                                                                    \
-        }
+#define FOR_SOME_QUERIES(stretch, call, pairs)                                                                    for (int first = 0; first < (stretch)->queries; first += MOST_AT_ONCE) switch ((stretch)->queries - first) {         case 1: call(1, pairs); break;                                                                               case 2: call(2, pairs); break;                                                                               case 3: call(3, pairs); break;                                                                               default: call(4, pairs);                                                                                     }
 
 static void score_queries(const Stretch *stretch, int count) {
-#define SCORE(n) score_some(stretch, count, first, n)
-    FOR_SOME_QUERIES(stretch, SCORE)
+#define SCORE(n, pairs) score_some(stretch, count, first, n, pairs)
+    if (in_pairs(stretch))
+        FOR_SOME_QUERIES(stretch, SCORE, 1)
+    else
+        FOR_SOME_QUERIES(stretch, SCORE, 0)
 }
 
 static void mix_values(const Stretch *stretch, int slot, int count) {
-#define MIX(n) mix_some(stretch, slot, count, first, n)
-    FOR_SOME_QUERIES(stretch, MIX)
+#define MIX(n, pairs) mix_some(stretch, slot, slot + count, first, n, pairs)
+    if (in_pairs(stretch))
+        FOR_SOME_QUERIES(stretch, MIX, 1)
+    else
+        FOR_SOME_QUERIES(stretch, MIX, 0)
 }
 
 /* `count` keys and values from `slot` on, the first standing at `start` */
@@ -219,6 +241,8 @@ static void turn_queries(const Stretch *stretch, int delta, const float *queries
             attention_rotate(model, stretch->step->positions[token] - delta, from, to);
         else
             memcpy(to, from, model->head_dim * sizeof(float));
+        for (int i = 0; in_pairs(stretch) && i < model->head_dim; i += 16)
+            store_bf16((uint16_t *)to + i, load_floats(to + i)); /* never beyond what was read */
     }
 }
 
@@ -254,8 +278,9 @@ static void end_note(const Stretch *stretch, int at) {
 static int is_noted(const Layer *layer, const Step *step) { return step->pieces && layer->watched; }
 
 static void begin(const Stretch *stretch) {
-    const int dim = stretch->model->head_dim;
+    const int dim = stretch->model->head_dim, heads = stretch->model->heads, group = stretch->group;
     for (int query = 0; query < stretch->queries; query++) {
+        stretch->room->places[query] = (query / group * heads + query % group) * MOST_STRETCHES;
         float *most = part_of(stretch, stretch->most, query);
         *most = NOTHING;
         *part_of(stretch, stretch->sum, query) = 0;
@@ -268,8 +293,7 @@ void attention_stretch(const Model *model, const Layer *layer, const Step *step,
     const int group = model->heads / model->kv_heads, length = stretch_length(step, row);
     const size_t part = ((size_t)row->first_token * model->heads + kv_head * group) * MOST_STRETCHES + number;
     Stretch stretch = {model, layer, step, row, kv_head, group, group * row->tokens,
-                       parts->most + part, parts->sum + part, parts->mixed + part * model->head_dim,
-                       model->heads * MOST_STRETCHES, MOST_STRETCHES, room};
+                       parts->most + part, parts->sum + part, parts->mixed + part * model->head_dim, room};
     const int from = number * length, to = smaller(from + length, end_of(step, row));
     const int unseen = layer->window ? step->positions[row->first_token] - layer->window + 1 : 0;
     begin(&stretch);

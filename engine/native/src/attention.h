@@ -14,11 +14,12 @@ typedef struct {
     float *mixed; /* [MOST_TOKENS, heads, MOST_STRETCHES, head_dim], of e^(score - most) · value */
 } Parts;
 
-/* What one thread needs beside: queries, keys, scores. */
+/* What one thread needs beside: queries, keys, scores; of the former two half is used where they are taken in pairs. */
 typedef struct {
     float *queries; /* [MOST_TOKENS · heads / kv_heads, head_dim] */
     float *keys;    /* [head_dim, KEYS_AT_ONCE] */
     float *scores;  /* [MOST_TOKENS · heads / kv_heads, KEYS_AT_ONCE] */
+    int *places;    /* [MOST_TOKENS · heads / kv_heads], where each query's parts lie, from the first one's on */
 } AttentionRoom;
 
 enum { KEYS_AT_ONCE = 32 };

@@ -63,7 +63,7 @@ static void lay_values(const uint16_t *values, int count, int dim, Room *room) {
     }
 }
 
-INLINE BF16 void store_bf16(uint16_t *to, f32x16 numbers) {
+INLINE BF16 void store_halves(uint16_t *to, f32x16 numbers) {
     __m256bh halves = _mm512_cvtneps_pbh((__m512)numbers);
     memcpy(to, &halves, sizeof halves);
 }
@@ -82,7 +82,7 @@ static BF16 void turn_queries(const Many *many, int turn, Room *room) {
         for (int i = 0; i < dim; i += 16) {
             f32x16 turned = load_bf16(from + i) * load_floats(many->cos + at + i);
             turned += load_bf16(partners + i) * load_floats(many->sin + at + i);
-            store_bf16(room->turned[query] + i, turned);
+            store_halves(room->turned[query] + i, turned);
         }
     }
 }
@@ -252,7 +252,7 @@ static BF16 void finish(const Many *many, Room *room) {
     const int dim = many->head_dim;
     for (int i = 0; i < room->queries; i++) {
         uint16_t *to = many->mixed + ((size_t)room->token[i] * many->heads + room->head[i]) * dim;
-        for (int j = 0; j < dim; j += 16) store_bf16(to + j, load_floats(room->mixed[i] + j) / room->sum[i]);
+        for (int j = 0; j < dim; j += 16) store_halves(to + j, load_floats(room->mixed[i] + j) / room->sum[i]);
         float all = room->most[i] + logf(room->sum[i]);
         for (int piece = 0; piece < many->pieces; piece++) {
             float *share = share_of(many, room, piece, i);

@@ -114,6 +114,41 @@ INLINE f32x16 load_bf16(const uint16_t *from) {
     return (f32x16)(__builtin_convertvector(halves, u32x16) << 16);
 }
 
+/* Pairs of bfloat16 in numbers of 32 bits: whether the processor multiplies and adds up both at once, or it is made up. */
+#if defined(__AVX512BF16__)
+enum { HAS_PAIRS = 1 };
+
+INLINE f32x16 add_pairs(f32x16 sums, i32x16 left, i32x16 right) {
+    return (f32x16)_mm512_dpbf16_ps((__m512)sums, (__m512bh)left, (__m512bh)right);
+}
+
+INLINE void store_bf16(uint16_t *to, f32x16 numbers) {
+    __m256bh halves = _mm512_cvtneps_pbh((__m512)numbers);
+    memcpy(to, &halves, sizeof halves);
+}
+#else
+enum { HAS_PAIRS = 0 };
+
+INLINE f32x16 add_pairs(f32x16 sums, i32x16 left, i32x16 right) {
+    return sums + (f32x16)(left << 16) * (f32x16)(right << 16) + (f32x16)(left & ~0xffff) * (f32x16)(right & ~0xffff);
+}
+
+INLINE void store_bf16(uint16_t *to, f32x16 numbers) {
+    for (int i = 0; i < 16; i++) {
+        uint32_t bits;
+        memcpy(&bits, (float *)&numbers + i, sizeof bits);
+        to[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, ties to even */
+    }
+}
+#endif
+
+INLINE i32x16 load_u16(const uint16_t *from) {
+    typedef uint16_t u16x16 __attribute__((vector_size(32)));
+    u16x16 numbers;
+    memcpy(&numbers, from, sizeof numbers);
+    return __builtin_convertvector(numbers, i32x16);
+}
+
 INLINE f32x16 load_f16(const uint8_t *from) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));

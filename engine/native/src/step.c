@@ -303,7 +303,7 @@ static void lay_out(Stepper *stepper, const Model *model, int threads, Arena *ar
         Room room = {
             i, room_for_vectors(arena, tokens * longest),
             {hand_out(arena, queries * dim, 4), hand_out(arena, KEYS_AT_ONCE * dim, 4),
-             hand_out(arena, queries * KEYS_AT_ONCE, 4)}};
+             hand_out(arena, queries * KEYS_AT_ONCE, 4), hand_out(arena, queries, sizeof(int))}};
         if (rooms) rooms[i] = room;
     }
 }
