@@ -75,7 +75,6 @@ def ways_behind(engine: Engine, peer: Any, texts: Texts, tokens: int, before: in
         open_chunks(context, texts, before, chunks)
         warm(context)
     open_filtered(moved, texts, before, CHUNKS, DROPPED)
-    ask(moved, 1, "instant")  # computes what is repaired of near files, once
 
     def behind(context: Context) -> tuple[float, int]:
         context.add_chunk(texts.cut(tokens), source="new.py")
@@ -83,6 +82,10 @@ def ways_behind(engine: Engine, peer: Any, texts: Texts, tokens: int, before: in
         answer = ask(context, 1, "instant")
         return answer.first, _computed(answer.done.usage, tokens)
 
+    # computes what is repaired of near files, once; how much of them is repaired depends on what stands behind them
+    for _ in range(2):
+        moved.add_chunk(texts.cut(tokens), source="new.py")
+        ask(moved, 1, "instant")
     return [
         Way(ENGINE, ONE, lambda: behind(one)),
         Way(ENGINE, MANY, lambda: behind(many)),

@@ -197,6 +197,8 @@ class Scheduler:
                 continue
             of_owner = list(group)
             owner.advanced([result for _, result in of_owner])
+            if of_owner[0][0].decodes:
+                continue  # no chunk has more KV by it
             self._remember(owner)
             if (progress := owner.progress()) is not None:
                 self._progressed(progress)
