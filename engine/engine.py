@@ -102,8 +102,14 @@ class Engine:
         changed = threading.Condition(threading.RLock())
         state = EngineState(self.config, model, PromptBuilder(model.tokenizer), repair, changed, forecast)
         answers = Answers(state)
-        blocks = BlockManager(model.pool.num_blocks)
-        state.store = SegmentStore(blocks, self.config.block_size, state.active_keys, stateful=model.stateful)
+        state.store = SegmentStore(
+            BlockManager(model.pool.num_blocks),
+            self.config.block_size,
+            state.active_keys,
+            stateful=model.stateful,
+            # a GPU computes a few tokens more in no more time
+            copy=model.pool.copy if model.device.type == "cpu" and model.followers is None else None,
+        )
         # a state can't be gone back to when a draft proves wrong
         self._speculation = Speculation() if self.config.speculation and not model.stateful else None
         state.scheduler = Scheduler(

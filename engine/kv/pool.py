@@ -72,6 +72,12 @@ class KVPool:
         k_scales, v_scales = (scales[:, slots, None] for scales in self.scales(layer))
         return (k.float() * k_scales).to(dtype), (v.float() * v_scales).to(dtype)
 
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Make `count` slots from `target` on hold what those from `source` on do; the two don't overlap."""
+        for tensors in (self.keys, self.values, *((self._key_scales, self._value_scales) if self.scaled else ())):
+            for tensor in tensors:
+                tensor[:, target : target + count] = tensor[:, source : source + count]
+
 
 def bytes_per_token(heads: Sequence[tuple[int, int]], dtype: torch.dtype) -> int:
     """What a token takes in a pool of these (kv_heads, head_dim) and dtype, its scales included."""

@@ -1,4 +1,4 @@
-"""All segments whose KV is in the pool: found by hash, grown, shared at block grain, evicted when room is needed.
+"""All segments whose KV is in the pool: found by hash, grown, shared with others, evicted when room is needed.
 
 Knows nothing of contexts: who asks says which keys are worth keeping.
 """
@@ -15,6 +15,9 @@ from engine.hashing import TokenArray, extend_hash
 from engine.kv.block_manager import BlockManager
 from engine.kv.segment import Segment
 
+_WORTH_COPYING = 8
+"""Tokens of a block that was begun which a segment copies rather than computes, at least."""
+
 
 class SegmentStore:
     """Segments by key, and by the prefix they were computed under.
@@ -30,12 +33,17 @@ class SegmentStore:
         active_keys: Callable[[], Set[bytes]],
         *,
         stateful: bool = False,
+        copy: Callable[[int, int, int], None] | None = None,
     ) -> None:
-        """`stateful`: the model carries a state from token to token, which only whole segments keep: none is shared."""
+        """`stateful`: the model carries a state from token to token, which only whole segments keep: none is shared.
+
+        `copy`: copies so many slots' KV from one place to another; None where computing them anew costs no more.
+        """
         self.blocks = blocks
         self.block_size = block_size
         self.stateful = stateful
         self._active_keys = active_keys
+        self._copy = copy
         self._by_key: dict[bytes, Segment] = {}
         self._by_prefix: dict[bytes, dict[bytes, Segment]] = {}
         self._private: dict[int, Segment] = {}
@@ -51,7 +59,8 @@ class SegmentStore:
     def shareable(self, prefix_hash: bytes, tokens: TokenArray) -> tuple[Segment | None, int]:
         """The segment under the same prefix that begins with most of `tokens`, and how many of them can be shared.
 
-        Only whole, computed blocks can: their KV is exact for `tokens`, and nobody writes to them any more.
+        Whole, computed blocks: their KV is exact for `tokens`, and nobody writes to them any more. And where KV can be
+        copied, what is computed of the block behind them, if that is worth it.
         """
         best: Segment | None = None
         most = 0
@@ -61,9 +70,13 @@ class SegmentStore:
             length = min(segment.filled, len(tokens))
             differs = np.flatnonzero(segment.tokens[:length] != tokens[:length])
             common = int(differs[0]) if len(differs) else length
-            if (common := common - common % self.block_size) > most:
+            if (common := self._worth_sharing(common)) > most:
                 best, most = segment, common
         return best, most
+
+    def _worth_sharing(self, tokens: int) -> int:
+        begun = tokens % self.block_size
+        return tokens if self._copy is not None and begun >= _WORTH_COPYING else tokens - begun
 
     def ready(self, prefix_hash: bytes, tokens: TokenArray) -> int:
         """How many of `tokens` a segment opened for them now would hold already."""
@@ -112,12 +125,23 @@ class SegmentStore:
         except OutOfMemoryError:
             self.blocks.release(blocks)
             raise
+        if donor is not None:
+            self._copy_begun(donor.blocks[len(blocks) :], own, shared % self.block_size)
         segment = Segment(prefix_hash, tokens, start, [*blocks, *own], shared, seen)
         if donor is not None:
             segment.read = {
                 piece: np.pad(read[:shared], (0, len(tokens) - shared)) for piece, read in donor.read.items()
             }
         return segment
+
+    def _copy_begun(self, source: Sequence[int], target: Sequence[int], tokens: int) -> None:
+        """Copy the first `tokens` slots of the first block of `source` to that of `target`.
+
+        Whatever became of the source meanwhile, should its segment have been evicted: until the next step is computed
+        nobody writes to it.
+        """
+        if tokens and self._copy is not None and source[0] != target[0]:
+            self._copy(source[0] * self.block_size, target[0] * self.block_size, tokens)
 
     def append(self, segment: Segment, token: int) -> None:
         """Add a token, not yet computed, to a private segment."""
