@@ -53,7 +53,7 @@ def wrong_labels(
 def _as_good(labels: Labels, must: Labels, anew: frozenset[str]) -> bool:
     """Whether each is what it must be, or better because it was computed anew.
 
-    Near will do for anchored; exact will do for what was computed whole in this answer, behind nothing but exact.
+    Near will do for anchored; exact will do for what was computed anew in this answer, behind nothing but exact.
     """
     exact_before = True
     for name, label in labels.items():

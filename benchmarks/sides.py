@@ -42,7 +42,7 @@ class Answer:
         text: the first token's.
         gap: between the likeliest and the next token's logits, where they are known.
         labels: fidelity of each file, where the side has such.
-        anew: files of which this answer computed every token.
+        anew: files which this answer computed, but for first tokens with which another file there began as well.
     """
 
     seconds: float
@@ -167,7 +167,7 @@ class EngineSide:
             reused=done.usage.reused_tokens,
             text=first.text,
             labels={plan.name: plan.fidelity for plan in done.chunks},
-            anew=frozenset(plan.name for plan in done.chunks if not plan.reused),
+            anew=frozenset(plan.name for plan in done.chunks if plan.reused < plan.prefill),
         )
 
 
