@@ -102,14 +102,7 @@ class Engine:
         changed = threading.Condition(threading.RLock())
         state = EngineState(self.config, model, PromptBuilder(model.tokenizer), repair, changed, forecast)
         answers = Answers(state)
-        state.store = SegmentStore(
-            BlockManager(model.pool.num_blocks),
-            self.config.block_size,
-            state.active_keys,
-            stateful=model.stateful,
-            # a GPU computes a few tokens more in no more time
-            copy=model.pool.copy if model.device.type == "cpu" and model.followers is None else None,
-        )
+        state.store = self._made_store(model, state)
         # a state can't be gone back to when a draft proves wrong
         self._speculation = Speculation() if self.config.speculation and not model.stateful else None
         state.scheduler = Scheduler(
@@ -127,6 +120,16 @@ class Engine:
         self._worker.start()
         if model.followers is not None:
             atexit.register(self.close)  # NCCL waits for captured graphs, so they must go in the right order
+
+    def _made_store(self, model: LoadedModel, state: EngineState) -> SegmentStore:
+        return SegmentStore(
+            BlockManager(model.pool.num_blocks),
+            self.config.block_size,
+            state.active_keys,
+            stateful=model.stateful,
+            # a GPU computes a few tokens more in no more time
+            copy=model.pool.copy if model.device.type == "cpu" and model.followers is None else None,
+        )
 
     def _made_runner(self, model: LoadedModel, progress: Progress | None) -> Runner:
         try:

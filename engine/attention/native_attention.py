@@ -1,6 +1,7 @@
-"""What stands in for the `torch` backend on CPUs where C attends quicker: one call per row and layer.
+"""What stands in for the `torch` backend on CPUs where C attends quicker.
 
-Runs, windows, new tokens among themselves and what is read of each piece are all in that call (`src/many.c`).
+A layer is one call for all rows that go on from each other. Runs, windows, new tokens among themselves and what is read
+of each piece are all in that call (`src/many.c`).
 """
 
 from __future__ import annotations

@@ -2,12 +2,10 @@
 
 #include "simd.h"
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(__AVX512BF16__)
 
 #include <math.h>
 #include <stdatomic.h>
-
-#define BF16 __attribute__((target("avx512bf16")))
 
 /* Most queries of a task, whose sums stay near while the keys pass by, and the fewest worth laying keys out for; most
    keys that are laid out at a time; queries whose sums are in registers. */
@@ -63,12 +61,7 @@ static void lay_values(const uint16_t *values, int count, int dim, Room *room) {
     }
 }
 
-INLINE BF16 void store_halves(uint16_t *to, f32x16 numbers) {
-    __m256bh halves = _mm512_cvtneps_pbh((__m512)numbers);
-    memcpy(to, &halves, sizeof halves);
-}
-
-static BF16 void turn_queries(const Many *many, int turn, Room *room) {
+static void turn_queries(const Many *many, int turn, Room *room) {
     const int dim = many->head_dim;
     for (int query = 0; query < room->queries; query++) {
         const size_t token = room->token[query], head = room->head[query];
@@ -82,13 +75,13 @@ static BF16 void turn_queries(const Many *many, int turn, Room *room) {
         for (int i = 0; i < dim; i += 16) {
             f32x16 turned = load_bf16(from + i) * load_floats(many->cos + at + i);
             turned += load_bf16(partners + i) * load_floats(many->sin + at + i);
-            store_halves(room->turned[query] + i, turned);
+            store_bf16(room->turned[query] + i, turned);
         }
     }
 }
 
 /* Add to sums the products of rows of `count` pairs and of 16 · `vectors` columns, which stand `stride` numbers apart. */
-INLINE BF16 void add_products(f32x16 sums[AT_ONCE][VECTORS], const char *const rows[AT_ONCE], const uint32_t *columns,
+INLINE void add_products(f32x16 sums[AT_ONCE][VECTORS], const char *const rows[AT_ONCE], const uint32_t *columns,
                               int stride, int count, const int vectors) {
     f32x16 total[AT_ONCE][VECTORS]; /* in registers, which what the caller has might not be */
     memcpy(total, sums, sizeof total);
@@ -108,7 +101,7 @@ INLINE BF16 void add_products(f32x16 sums[AT_ONCE][VECTORS], const char *const r
 
 /* Scores of the keys from `first` to `end` become e^(score - most) as bfloat16, all others 0; returns by what earlier
    sums of this query are to be multiplied. */
-INLINE BF16 float weigh(f32x16 *scores, float scale, int first, int end, float *most, float *sum, uint32_t *weights,
+INLINE float weigh(f32x16 *scores, float scale, int first, int end, float *most, float *sum, uint32_t *weights,
                         const int vectors) {
     const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     if (first >= end) {
@@ -147,7 +140,7 @@ static int end_seen(const Many *many, const Keys *keys, int token) {
 }
 
 /* A few queries over the keys that are laid out; those behind the last query are the last one once more. */
-INLINE BF16 void attend_some(const Many *many, const Keys *keys, int first, int some, const int dim, const int vectors,
+INLINE void attend_some(const Many *many, const Keys *keys, int first, int some, const int dim, const int vectors,
                              Room *room) {
     const char *query[AT_ONCE], *weights[AT_ONCE];
     int begins[AT_ONCE], ends[AT_ONCE], seen = 0;
@@ -177,7 +170,7 @@ INLINE BF16 void attend_some(const Many *many, const Keys *keys, int first, int 
 }
 
 /* Loops of a known length are unrolled. */
-INLINE BF16 void attend_keys(const Many *many, const Keys *keys, const int dim, Room *room) {
+INLINE void attend_keys(const Many *many, const Keys *keys, const int dim, Room *room) {
     for (int first = 0; first < room->queries; first += AT_ONCE) {
         const int some = room->queries - first < AT_ONCE ? room->queries - first : AT_ONCE;
         switch ((keys->count + 15) / 16) {
@@ -208,7 +201,7 @@ static void end_piece(const Many *many, int piece, Room *room) {
     }
 }
 
-INLINE BF16 void attend_span(const Many *many, const Span *span, const int dim, Room *room) {
+INLINE void attend_span(const Many *many, const Span *span, const int dim, Room *room) {
     for (int key = 0; key < span->length; key += KEYS) {
         const Keys keys = {span->start + key, span->length - key < KEYS ? span->length - key : KEYS};
         const size_t from = ((size_t)room->kv_head * many->slots + span->slot + key) * dim;
@@ -218,7 +211,7 @@ INLINE BF16 void attend_span(const Many *many, const Span *span, const int dim, 
     }
 }
 
-static BF16 void attend_spans(const Many *many, Room *room) {
+static void attend_spans(const Many *many, Room *room) {
     const int unseen = many->window ? many->position - many->window + 1 : 0;
     int turn = -1, piece = -1;
     for (const Span *span = many->span; span < many->span + many->spans; span++) {
@@ -248,11 +241,11 @@ static void begin(const Many *many, int kv_head, int begin, int queries, Room *r
     memset(room->mixed, 0, sizeof room->mixed[0] * queries);
 }
 
-static BF16 void finish(const Many *many, Room *room) {
+static void finish(const Many *many, Room *room) {
     const int dim = many->head_dim;
     for (int i = 0; i < room->queries; i++) {
         uint16_t *to = many->mixed + ((size_t)room->token[i] * many->heads + room->head[i]) * dim;
-        for (int j = 0; j < dim; j += 16) store_halves(to + j, load_floats(room->mixed[i] + j) / room->sum[i]);
+        for (int j = 0; j < dim; j += 16) store_bf16(to + j, load_floats(room->mixed[i] + j) / room->sum[i]);
         float all = room->most[i] + logf(room->sum[i]);
         for (int piece = 0; piece < many->pieces; piece++) {
             float *share = share_of(many, room, piece, i);

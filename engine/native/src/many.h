@@ -1,7 +1,7 @@
 /* Attention of many queries over runs of the pool, in bfloat16: what a prefill on a CPU does most.
 
-   Products of pairs of bfloat16 are summed up in float32 by an instruction for it (AVX-512 BF16). Whoever calls sees to
-   it that the processor has that; where the compiler can't make use of it, ctx_attend_many is not there. */
+   Products of pairs of bfloat16 are summed up in float32 by an instruction for it (AVX-512 BF16); a library that was
+   built without it has no ctx_attend_many. */
 #pragma once
 
 #include <stdint.h>

@@ -160,7 +160,7 @@ static void round_group(const float *values, int8_t *bytes, Group *group) {
     for (int half = 0; half < 2; half++) {
         i32x16 whole = to_nearest(halves[half] * inverse);
         store_bytes(bytes + 16 * half, whole);
-        group->less[1 + half] = -sum_of_ints(whole);
+        group->less[1 + half] = -(int32_t)sum_of(to_float(whole));
     }
     group->less[0] = group->less[1] + group->less[2];
     group->scale = most / 127;

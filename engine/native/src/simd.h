@@ -61,14 +61,6 @@ INLINE float sum_of(f32x16 x) {
     return lanes[0];
 }
 
-INLINE int32_t sum_of_ints(i32x16 x) {
-    int32_t lanes[16];
-    memcpy(lanes, &x, sizeof lanes);
-    for (int width = 8; width; width /= 2)
-        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-    return lanes[0];
-}
-
 INLINE float largest_of(f32x16 x) {
     float lanes[16];
     memcpy(lanes, &x, sizeof lanes);
@@ -106,13 +98,14 @@ INLINE f32x16 exponential(f32x16 x) {
     return (f32x16)((i32x16)power + (((i32x16)shifted - 0x4b400000) << 23));
 }
 
-INLINE f32x16 load_bf16(const uint16_t *from) {
+INLINE i32x16 load_u16(const uint16_t *from) {
     typedef uint16_t u16x16 __attribute__((vector_size(32)));
-    typedef uint32_t u32x16 __attribute__((vector_size(64)));
-    u16x16 halves;
-    memcpy(&halves, from, sizeof halves);
-    return (f32x16)(__builtin_convertvector(halves, u32x16) << 16);
+    u16x16 numbers;
+    memcpy(&numbers, from, sizeof numbers);
+    return __builtin_convertvector(numbers, i32x16);
 }
+
+INLINE f32x16 load_bf16(const uint16_t *from) { return (f32x16)(load_u16(from) << 16); }
 
 /* Pairs of bfloat16 in numbers of 32 bits: whether the processor multiplies and adds up both at once, or it is made up. */
 #if defined(__AVX512BF16__)
@@ -141,13 +134,6 @@ INLINE void store_bf16(uint16_t *to, f32x16 numbers) {
     }
 }
 #endif
-
-INLINE i32x16 load_u16(const uint16_t *from) {
-    typedef uint16_t u16x16 __attribute__((vector_size(32)));
-    u16x16 numbers;
-    memcpy(&numbers, from, sizeof numbers);
-    return __builtin_convertvector(numbers, i32x16);
-}
 
 INLINE f32x16 load_f16(const uint8_t *from) {
 #if defined(__AVX512F__)

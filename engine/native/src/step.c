@@ -144,11 +144,7 @@ static void store_kv(const Model *model, void *cache, int kv_head, int slot, con
         return;
     }
     uint16_t *to = (uint16_t *)cache + at;
-    for (int i = 0; i < model->head_dim; i++) {
-        uint32_t bits;
-        memcpy(&bits, numbers + i, sizeof bits);
-        to[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, ties to even */
-    }
+    for (int i = 0; i < model->head_dim; i += 16) store_bf16(to + i, load_floats(numbers + i));
 }
 
 /* One head of a token's queries (normed), or of its keys and values (stored). */
