@@ -11,7 +11,7 @@
    keys that are laid out at a time; queries whose sums are in registers. */
 enum { QUERIES = 192, FEWEST = 48, KEYS = 64, AT_ONCE = 6, VECTORS = KEYS / 16, WIDEST = 128 };
 
-static const float NOTHING = -1e30f;
+static const float NOTHING = -1e30f, LOG2_E = 1.44269504f;
 
 typedef struct {
     const Many *many;
@@ -26,7 +26,7 @@ typedef struct {
     uint32_t weights[AT_ONCE][KEYS / 2] __attribute__((aligned(64)));
     uint16_t turned[QUERIES][WIDEST] __attribute__((aligned(64)));
     float mixed[QUERIES][WIDEST] __attribute__((aligned(64)));
-    float most[QUERIES], sum[QUERIES];
+    float most[QUERIES], sum[QUERIES]; /* the sum is to be multiplied by 2^most */
     float most_before[QUERIES], sum_before[QUERIES]; /* without the piece that is being attended to */
     int kv_head, queries;
     int token[QUERIES], head[QUERIES];
@@ -99,25 +99,35 @@ INLINE void add_products(f32x16 sums[AT_ONCE][VECTORS], const char *const rows[A
     memcpy(sums, total, sizeof total);
 }
 
-/* Scores of the keys from `first` to `end` become e^(score - most) as bfloat16, all others 0; returns by what earlier
-   sums of this query are to be multiplied. */
+/* 2^x to one part in 20,000, where rounding to bfloat16 loses one in 500; 0 for what is far below 0. */
+INLINE f32x16 power_of_two(f32x16 x) {
+    f32x16 whole = (f32x16)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    f32x16 rest = x - whole, power = splat(9.61793571e-3f);
+    power = power * rest + 5.55036440e-2f;
+    power = power * rest + 2.40226510e-1f;
+    power = power * rest + 6.93147182e-1f;
+    power = power * rest + 1.0f;
+    return (f32x16)_mm512_scalef_ps((__m512)power, (__m512)whole);
+}
+
+/* Scores of the keys from `first` to `end` become 2^(scale · score - most) as bfloat16, all others 0; returns by what
+   earlier sums of this query are to be multiplied. */
 INLINE float weigh(f32x16 *scores, float scale, int first, int end, float *most, float *sum, uint32_t *weights,
                         const int vectors) {
-    const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     if (first >= end) {
         memset(weights, 0, KEYS / 2 * sizeof *weights);
         return 1;
     }
-    f32x16 highest = splat(*most);
+    const uint64_t seen = ~UINT64_C(0) >> (64 - end) & ~UINT64_C(0) << first;
+    f32x16 highest = splat(NOTHING);
     for (int i = 0; i < vectors; i++) {
-        scores[i] *= scale;
-        i32x16 seen = (lanes + 16 * i < end) & (lanes + 16 * i >= first);
-        scores[i] = (f32x16)((seen & (i32x16)scores[i]) | (~seen & (i32x16)splat(NOTHING)));
+        scores[i] = (f32x16)_mm512_mask_blend_ps(seen >> 16 * i, (__m512)splat(NOTHING), (__m512)scores[i]);
         highest = larger(highest, scores[i]);
     }
-    float now = _mm512_reduce_max_ps((__m512)highest), keep = exponential(splat(*most - now))[0];
+    float now = fmaxf(*most, scale * _mm512_reduce_max_ps((__m512)highest));
+    float keep = power_of_two(splat(*most - now))[0];
     f32x16 total = splat(0);
-    for (int i = 0; i < vectors; i++) total += scores[i] = exponential(scores[i] - now);
+    for (int i = 0; i < vectors; i++) total += scores[i] = power_of_two(scores[i] * scale - now);
     for (int i = 0; i < vectors; i += 2) {
         f32x16 odd = i + 1 < vectors ? scores[i + 1] : splat(0);
         __m512bh both = _mm512_cvtne2ps_pbh((__m512)odd, (__m512)scores[i]);
@@ -156,7 +166,7 @@ INLINE void attend_some(const Many *many, const Keys *keys, int first, int some,
     float keep[AT_ONCE] = {0};
     for (int i = 0; i < AT_ONCE; i++)
         if (i < some)
-            keep[i] = weigh(sums[i], many->scale, begins[i], ends[i], room->most + first + i, room->sum + first + i,
+            keep[i] = weigh(sums[i], LOG2_E * many->scale, begins[i], ends[i], room->most + first + i, room->sum + first + i,
                             room->weights[i], vectors);
     for (int begin = 0; begin < dim; begin += 16 * VECTORS) {
         for (int i = 0; i < AT_ONCE; i++)
@@ -193,11 +203,11 @@ static float *share_of(const Many *many, const Room *room, int piece, int query)
     return many->shares + ((size_t)piece * many->heads + room->head[query]) * many->tokens + room->token[query];
 }
 
-/* Until all is attended to, a piece's share is the logarithm of what it is paid. */
+/* Until all is attended to, a piece's share is the binary logarithm of what it is paid. */
 static void end_piece(const Many *many, int piece, Room *room) {
     for (int i = 0; i < room->queries; i++) {
-        *share_of(many, room, piece, i) = room->most[i] + logf(room->sum[i]);
-        room->sum[i] += room->sum_before[i] * exponential(splat(room->most_before[i] - room->most[i]))[0];
+        *share_of(many, room, piece, i) = room->most[i] + log2f(room->sum[i]);
+        room->sum[i] += room->sum_before[i] * power_of_two(splat(room->most_before[i] - room->most[i]))[0];
     }
 }
 
@@ -246,10 +256,10 @@ static void finish(const Many *many, Room *room) {
     for (int i = 0; i < room->queries; i++) {
         uint16_t *to = many->mixed + ((size_t)room->token[i] * many->heads + room->head[i]) * dim;
         for (int j = 0; j < dim; j += 16) store_bf16(to + j, load_floats(room->mixed[i] + j) / room->sum[i]);
-        float all = room->most[i] + logf(room->sum[i]);
+        float all = room->most[i] + log2f(room->sum[i]);
         for (int piece = 0; piece < many->pieces; piece++) {
             float *share = share_of(many, room, piece, i);
-            *share = expf(*share - all);
+            *share = exp2f(*share - all);
         }
     }
 }
