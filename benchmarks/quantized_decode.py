@@ -1,7 +1,8 @@
 """What decoding by a GGUF's own quantized weights changes: next tokens beside those of the same weights in float32.
 
-Texts are read behind a prompt that float32 has computed; the library's steps round activations to 8 bits. Decoding in
-bfloat16 by the dequantized weights stands beside it. `python -m benchmarks.quantized_decode --help`.
+Texts are read behind a prompt that float32 has computed; the library's steps round activations to 8 bits. Beside it
+stand decoding in bfloat16 by the dequantized weights, and small steps from the prompt on, as for a context that was
+edited line by line. `python -m benchmarks.quantized_decode --help`.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def run(config: EngineConfig, *, texts: int, prompt: int, tokens: int) -> Report
         raise ValueError(f"{config.model} has no packed weights: it is no GGUF of the Llama family")
     read = {file.name: _ids(model, file, prompt + tokens) for file in find_files((), texts)}
     right = dict(_read(model, read, prompt, _dense(model)))
-    samples = list(_compare(right, _read(model, read, prompt, _packed(model)), tokens, "packed", "8 bits"))
+    packed = _packed(model)
+    samples = list(_compare(right, _read(model, read, prompt, packed), tokens, "packed", "8 bits"))
+    samples += _compare(right, _read(model, read, prompt, packed, packed), tokens, "packed, prompt too", "8 bits")
     kinds: dict[str, int] = {}
     for matrix in model.decoder.packed.values():
         kinds[matrix.kind.name] = kinds.get(matrix.kind.name, 0) + 1
@@ -139,23 +142,32 @@ def _packed(model: LoadedModel) -> Run:
     return run
 
 
-def _read(model: LoadedModel, texts: dict[str, TokenArray], prompt: int, run: Run) -> Iterator[tuple[str, Tensor]]:
-    """Logits behind each token of each text after the prompt, which the dense weights compute."""
+def _read(
+    model: LoadedModel, texts: dict[str, TokenArray], prompt: int, run: Run, run_prompt: Run | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Logits behind each token of each text after the prompt, which `run_prompt` computes, else the dense weights."""
     size = model.pool.block_size
     blocks = -(-prompt // size)
     for text, ids in texts.items():
         nothing = VirtualBlockTable.build([], size)
         first = Segment(b"", ids[:prompt], 0, list(range(blocks)), 0)
         rest = Segment(b"", ids[prompt:], prompt, list(range(blocks, model.pool.num_blocks)), 0)
-        _dense(model)(StepRow(None, AttentionRow(nothing, first, prompt), first.tokens, 1))  # type: ignore[arg-type]
-        first.filled, logits = prompt, list[Tensor]()
-        table = nothing.then(Placement(first, 0, prompt))
-        while rest.filled < len(rest.tokens):
-            tokens = rest.tokens[rest.filled : rest.filled + MOST_TOKENS]
-            row = AttentionRow(table, rest, len(tokens))
-            logits.append(run(StepRow(None, row, tokens, len(tokens))))  # type: ignore[arg-type]
-            rest.filled += len(tokens)
-        yield text, torch.cat(logits)
+        if run_prompt is None:
+            _fill(nothing, first, prompt, _dense(model))
+        else:
+            _fill(nothing, first, MOST_TOKENS, run_prompt)
+        yield text, _fill(nothing.then(Placement(first, 0, prompt)), rest, MOST_TOKENS, run)
+
+
+def _fill(table: VirtualBlockTable, segment: Segment, most: int, run: Run) -> Tensor:
+    """Compute a segment's KV, at most so many tokens at a time; logits behind all its tokens."""
+    logits: list[Tensor] = []
+    while segment.filled < len(segment.tokens):
+        tokens = segment.tokens[segment.filled : segment.filled + most]
+        row = AttentionRow(table, segment, len(tokens))
+        logits.append(run(StepRow(None, row, tokens, len(tokens))))  # type: ignore[arg-type]
+        segment.filled += len(tokens)
+    return torch.cat(logits)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
