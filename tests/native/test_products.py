@@ -51,9 +51,9 @@ def rounded(x: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 @st.composite
 def vectors(draw: st.DrawFn, columns: int) -> FloatArray:
-    """1 to 7 of them, for four are multiplied at once. Some begin with large numbers, or with zeros only."""
+    """1 to 15 of them, for eight are multiplied at once, or four. Some begin with large numbers, or with zeros only."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = random.normal(size=(draw(st.integers(1, 7)), columns)).astype(np.float32)
+    x = random.normal(size=(draw(st.integers(1, 15)), columns)).astype(np.float32)
     x[:, :32] *= draw(st.sampled_from([0, 1, 1e4]))
     return x
 

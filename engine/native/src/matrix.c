@@ -11,7 +11,7 @@ typedef struct {
     int bits, group, offset, has_min, stepped;
 } Kind;
 
-enum { MOST_AT_ONCE = 4, PARTS = 8 };
+enum { MOST_AT_ONCE = 8, PARTS = 8 };
 
 INLINE Kind kind_of(int kind) {
     switch (kind) {
@@ -99,8 +99,11 @@ INLINE void packed_tile(const uint8_t *block, const Vectors *x, int first, Kind 
     for (int t = 0; t < n; t++) store_floats(out[first + t], total[t]);
 }
 
+/* As many vectors at once as have their sums in registers: weights are unpacked for all of them together. */
 INLINE void packed_tile_of(const uint8_t *block, const Vectors *x, int tokens, Kind kind, Tile out) {
     int t = 0;
+    if (ROOMY && !kind.stepped)
+        for (; tokens - t >= MOST_AT_ONCE; t += MOST_AT_ONCE) packed_tile(block, x, t, kind, MOST_AT_ONCE, out);
     for (; tokens - t >= 4; t += 4) packed_tile(block, x, t, kind, 4, out);
     switch (tokens - t) {
     case 1: packed_tile(block, x, t, kind, 1, out); break;

@@ -159,6 +159,13 @@ INLINE f32x16 load_i8(const uint8_t *from) {
     return __builtin_convertvector(bytes, f32x16);
 }
 
+/* Whether there are 32 registers of 512 bits, or half as many of half the size. */
+#if defined(__AVX512F__)
+enum { ROOMY = 1 };
+#else
+enum { ROOMY = 0 };
+#endif
+
 INLINE u8x64 low_nibbles(u8x64 bytes) { return bytes & 15; }
 
 INLINE u8x64 high_nibbles(u8x64 bytes) { return (u8x64)((u16x32)bytes >> 4) & 15; }
