@@ -49,7 +49,7 @@ class _Plan:
 
 
 class NativeAttention(AttentionBackend):
-    """For bfloat16 on a CPU, see `find_many`; no layer may have a soft cap or sinks."""
+    """For models that `find_many` has something for; no layer may have a soft cap or sinks."""
 
     def __init__(self, pool: KVPool, rotary: Sequence[RotaryTable], layers: Sequence[LayerSpec], many: Many) -> None:
         self._pool = pool

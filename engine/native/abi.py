@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_float, c_int32, c_int64, c_void_p
 
+ABI_VERSION = 2
+"""Of all structures here, whose sizes alone don't tell whether their fields are those of the library."""
+
 MOST_TOKENS, MOST_STRETCHES = 64, 64
 """Of one step, and of one row's context."""
 
@@ -53,7 +56,7 @@ class Step(ctypes.Structure):
 class Many(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in ("heads", "kv_heads", "tokens", "head_dim")),
-        *((name, c_int32) for name in ("spans", "pieces", "position", "window")),
+        *((name, c_int32) for name in ("spans", "pieces", "position", "window", "pairs")),
         ("scale", c_float),
         *((name, c_int64) for name in ("slots", "query_stride")),
         *((name, c_void_p) for name in ("span", "keys", "values", "queries", "partners", "cos", "sin")),
@@ -62,6 +65,7 @@ class Many(ctypes.Structure):
 
 
 SIZES = (
+    ABI_VERSION,
     MOST_TOKENS,
     MOST_STRETCHES,
     max(PACKED.values()),

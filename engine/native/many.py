@@ -1,7 +1,7 @@
 """Attention of many queries over runs of the pool by src/many.c: what a prefill on a CPU does most.
 
-torch's own kernel for CPUs multiplies bfloat16 no faster than float32 where the processor has AVX-512 BF16 without AMX.
-Knows nothing of segments or layers.
+torch's own kernel for CPUs multiplies bfloat16 no faster than float32 where the processor has AVX-512 BF16 without AMX,
+and wants each run of float32 in a call of its own. Knows nothing of segments or layers.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Many:
     def attend(self, cache: Cache, seen: Seen, q: Tensor, partners: Tensor, mixed: Tensor) -> Tensor:
         """Attention of q to `mixed`; returns the share that each piece is paid, float32 [pieces, heads, T].
 
-        q, partners and mixed are [T, heads, head_dim] of bfloat16, the latter two contiguous, q but for the tokens;
-        `partners` has in the place of each of q's numbers the one that it is turned with.
+        q, partners and mixed are [T, heads, head_dim] of the cache's dtype, the latter two contiguous, q but for the
+        tokens; `partners` has in the place of each of q's numbers the one that it is turned with.
         """
         tokens, heads, head_dim = q.shape
         shares = torch.full((seen.pieces, heads, tokens), float("-inf"))
@@ -78,6 +78,7 @@ class Many:
             pieces=seen.pieces,
             position=seen.position,
             window=cache.window or 0,
+            pairs=cache.keys.dtype == torch.bfloat16,
             scale=cache.scale,
             slots=cache.keys.shape[1],
             query_stride=q.stride(0),
@@ -98,12 +99,17 @@ class Many:
 def find_many(dtype: torch.dtype, head_dims: set[int]) -> Many | None:
     """It, where it is quicker than torch on this processor and can attend with a pool and heads like these."""
     library = load_library()
-    if library is None or dtype != torch.bfloat16 or not head_dims <= set(_WIDTHS):
-        return None
-    # with AMX torch's kernel is quicker: it multiplies in tiles
-    if not torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    if library is None or not head_dims <= set(_WIDTHS) or not _is_quicker(dtype):
         return None
     return make_many(library, torch.get_num_threads())
+
+
+def _is_quicker(dtype: torch.dtype) -> bool:
+    """Where it was compiled with instructions that multiply this dtype, and torch's own kernel has no better ones."""
+    if dtype == torch.bfloat16:
+        # with AMX torch's kernel multiplies in tiles
+        return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+    return dtype == torch.float32 and torch.cpu._is_avx2_supported()
 
 
 def make_many(library: ctypes.CDLL, threads: int) -> Many | None:

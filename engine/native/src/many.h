@@ -1,7 +1,7 @@
-/* Attention of many queries over runs of the pool, in bfloat16: what a prefill on a CPU does most.
+/* Attention of many queries over runs of the pool: what a prefill on a CPU does most.
 
-   Products of pairs of bfloat16 are summed up in float32 by an instruction for it (AVX-512 BF16); a library that was
-   built without it has no ctx_attend_many. */
+   Products of pairs of bfloat16 are summed up in float32 by an instruction for it; where it is not there (AVX-512 BF16,
+   HAS_PAIRS), only float32 can be attended to. A library without AVX2 has no ctx_attend_many. */
 #pragma once
 
 #include <stdint.h>
@@ -20,15 +20,16 @@ typedef struct {
     int32_t heads, kv_heads, tokens, head_dim; /* head_dim is 64 or 128 */
     int32_t spans, pieces;                     /* no pieces: nobody wants to know what they are paid */
     int32_t position, window;                  /* a token sees so many, itself included; 0: all before it */
+    int32_t pairs;                             /* numbers are bfloat16 rather than float32 */
     float scale;
     int64_t slots, query_stride;
     const Span *span;
-    const uint16_t *keys, *values; /* [kv_heads, slots, head_dim] */
-    const uint16_t *queries;       /* [tokens, heads, head_dim], tokens `query_stride` numbers apart; not turned */
-    const uint16_t *partners;      /* [tokens, heads, head_dim]: the number that each number of `queries` is turned with */
-    const float *cos, *sin;        /* [turns, tokens, head_dim]; null: nothing is turned */
-    uint16_t *mixed;               /* [tokens, heads, head_dim] */
-    float *shares;                 /* [pieces, heads, tokens], what each piece is paid; −∞ before */
+    const void *keys, *values; /* [kv_heads, slots, head_dim] */
+    const void *queries;       /* [tokens, heads, head_dim], tokens `query_stride` numbers apart; not turned */
+    const void *partners;      /* [tokens, heads, head_dim]: the number that each number of `queries` is turned with */
+    const float *cos, *sin;    /* [turns, tokens, head_dim]; null: nothing is turned */
+    void *mixed;               /* [tokens, heads, head_dim] */
+    float *shares;             /* [pieces, heads, tokens], what each piece is paid; −∞ before */
 } Many;
 
 /* OpenMP's GOMP_parallel: so many threads do the work at the same time. */

@@ -5,6 +5,9 @@
 
 #include <stdint.h>
 
+/* One more with every change of these structures or of many.h's, which may leave their sizes as they are. */
+enum { ABI_VERSION = 2 };
+
 /* Most tokens of a step, and most stretches that a row's context is cut into. */
 enum { MOST_TOKENS = 64, MOST_STRETCHES = 64 };
 

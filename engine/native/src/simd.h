@@ -53,20 +53,39 @@ INLINE f32x16 larger(f32x16 a, f32x16 b) {
     return (f32x16)((first & (i32x16)a) | (~first & (i32x16)b));
 }
 
+/* a in the lanes whose bit is set, b in the others */
+INLINE f32x16 choose(uint16_t bits, f32x16 a, f32x16 b) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_mask_blend_ps(bits, (__m512)b, (__m512)a);
+#else
+    const i32x16 bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    i32x16 set = (splat_int(bits) & bit) != 0;
+    return (f32x16)((set & (i32x16)a) | (~set & (i32x16)b));
+#endif
+}
+
 INLINE float sum_of(f32x16 x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)x);
+#else
     float lanes[16];
     memcpy(lanes, &x, sizeof lanes);
     for (int width = 8; width; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
     return lanes[0];
+#endif
 }
 
 INLINE float largest_of(f32x16 x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
     float lanes[16];
     memcpy(lanes, &x, sizeof lanes);
     for (int width = 8; width; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] = lanes[i + width] > lanes[i] ? lanes[i + width] : lanes[i];
     return lanes[0];
+#endif
 }
 
 /* Of sixteen rows of sixteen the columns: four rounds, each interleaving the first half of the rows with the second. */
@@ -83,20 +102,39 @@ INLINE void transpose(f32x16 rows[16]) {
     }
 }
 
-/* e^x as 2^n · 2^f, the latter by a polynomial; relative error below 3e-7, and 2^±126 at most */
-INLINE f32x16 exponential(f32x16 x) {
+/* Whether there are 32 registers of 512 bits, or half as many of half the size. */
+#if defined(__AVX512F__)
+enum { ROOMY = 1 };
+#else
+enum { ROOMY = 0 };
+#endif
+
+/* 2^x as 2^n · 2^f, the latter by a polynomial; relative error below 3e-7. What is below 2^-126 may be 0. */
+INLINE f32x16 power_of_two(f32x16 x) {
+#if defined(__AVX512F__)
+    f32x16 whole = (f32x16)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
     const f32x16 rounder = splat(12582912.0f); /* adding it leaves the integer part in the low bits */
-    f32x16 scaled = larger(x * 1.44269504f, splat(-126));
-    scaled = -larger(-scaled, splat(-126));
-    f32x16 shifted = scaled + rounder, rest = scaled - (shifted - rounder);
-    f32x16 power = splat(1.33336498e-3f);
+    x = larger(x, splat(-126));
+    x = -larger(-x, splat(-126));
+    f32x16 shifted = x + rounder, whole = shifted - rounder;
+#endif
+    f32x16 rest = x - whole, power = splat(1.33336498e-3f);
     power = power * rest + 9.61793571e-3f;
     power = power * rest + 5.55036440e-2f;
     power = power * rest + 2.40226510e-1f;
     power = power * rest + 6.93147182e-1f;
     power = power * rest + 1.0f;
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_scalef_ps((__m512)power, (__m512)whole);
+#else
     return (f32x16)((i32x16)power + (((i32x16)shifted - 0x4b400000) << 23));
+#endif
 }
+
+#define LOG2_E 1.44269504f
+
+INLINE f32x16 exponential(f32x16 x) { return power_of_two(x * LOG2_E); }
 
 INLINE i32x16 load_u16(const uint16_t *from) {
     typedef uint16_t u16x16 __attribute__((vector_size(32)));
@@ -158,13 +196,6 @@ INLINE f32x16 load_i8(const uint8_t *from) {
     memcpy(&bytes, from, sizeof bytes);
     return __builtin_convertvector(bytes, f32x16);
 }
-
-/* Whether there are 32 registers of 512 bits, or half as many of half the size. */
-#if defined(__AVX512F__)
-enum { ROOMY = 1 };
-#else
-enum { ROOMY = 0 };
-#endif
 
 INLINE u8x64 low_nibbles(u8x64 bytes) { return bytes & 15; }
 

@@ -307,8 +307,8 @@ static void lay_out(Stepper *stepper, const Model *model, int threads, Arena *ar
 /* -- what Python calls ------------------------------------------------------------------------------------------- */
 
 /* What engine/native/abi.py must agree with: a library that was built of other sources would read past its arrays. */
-const int32_t ctx_sizes[] = {MOST_TOKENS,    MOST_STRETCHES, PACKED_Q6_K,  sizeof(Matrix),
-                             sizeof(Layer), sizeof(Model),  sizeof(Step), sizeof(Many)};
+const int32_t ctx_sizes[] = {ABI_VERSION,   MOST_TOKENS,   MOST_STRETCHES, PACKED_Q6_K, sizeof(Matrix),
+                             sizeof(Layer), sizeof(Model), sizeof(Step),   sizeof(Many)};
 
 void ctx_stepper_free(Stepper *stepper) {
     if (stepper->crew) crew_free(stepper->crew);
