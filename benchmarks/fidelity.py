@@ -34,6 +34,7 @@ from engine.runtime.prefill import Prefill
 MODES = {
     "near": Mode(Repair(share=0, seam=0)),
     "repaired": Mode(DEFAULT_REPAIR, foreign_tokens=64),
+    "made safe": Mode(DEFAULT_REPAIR, foreign_tokens=None),
     "exact": None,
 }
 POOL_TOKENS = 100_000

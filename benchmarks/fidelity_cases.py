@@ -90,6 +90,7 @@ CASES = (
     Case("insert a file in the middle", _insert(3), without_last=True),
     Case("insert a file at the front", _insert(0), without_last=True),
     Case("move the first file to the end", lambda m, s: m.move(_paths(s)[0], -1)),
+    Case("move the last file to the front", lambda m, s: m.move(_paths(s)[-1], 0)),
     Case("swap two files in the middle", lambda m, s: m.move(_paths(s)[3], 2)),
     Case("bring in one anchored file", _insert(3), without_last=True, anchored=(-1,)),
     Case("all files anchored", lambda m, s: None, anchored=(0, 1, 2, 3, 4, 5)),

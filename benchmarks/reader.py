@@ -36,7 +36,7 @@ class Mode:
     """A way of using near KV; `foreign_tokens` as for `plan_repairs`."""
 
     repair: Repair
-    foreign_tokens: int = 0
+    foreign_tokens: int | None = 0
 
 
 class Reader:

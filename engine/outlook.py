@@ -54,7 +54,8 @@ def look_ahead(
     """How a question of `fidelity` would be answered now.
 
     Args:
-        near: what may be used besides exact KV; None leaves exact as the only mode, as does near KV that saves nothing.
+        near: what may be used besides exact KV, for `auto` only if that is safe; None leaves exact as the only mode, as
+            does near KV that saves nothing.
         budget: seconds that `auto` waits longer for exact KV than for the KV there is.
     """
     residencies, kv_hash = assess(store, composition, near)

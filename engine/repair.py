@@ -7,7 +7,7 @@ computed anew; docs/fidelity.md compares this with all else that was tried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ class Repair:
         window: tokens that are judged and computed together.
         safe_read: what near KV may have read of what is gone, as the attention paid to it per token of the
             composition; beyond it there is repair.
-        repairable_read: likewise; beyond it repair isn't enough, and `auto` waits for exact KV.
+        repairable_read: likewise; beyond it repair isn't enough, and `auto` computes whole chunks anew.
         seam: tokens computed behind a change within a chunk, before its old KV is taken up again.
         shortest: runs of fewer tokens are computed rather than reused.
     """
@@ -56,12 +56,38 @@ class Repairs:
 
 
 @dataclass(frozen=True, eq=False)
-class _Stale:
-    """A run of near KV that has read what is gone; `paid` float16 [n] is the attention that it cost each token."""
+class _Run:
+    """A run of near KV from the piece's token `first` on; `paid` float16 [n] is the attention that what is gone got."""
 
-    chunk: str
     first: int
     paid: NDArray[np.float16]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stale:
+    """A piece whose near KV has read what is gone.
+
+    Attributes:
+        read: the attention that all its tokens together paid to it, as far as that was noted.
+        measured: whether all of it was.
+    """
+
+    piece: Piece
+    runs: Sequence[_Run]
+    read: float
+    measured: bool
+
+    @property
+    def repaired(self) -> int:
+        """Tokens between its runs: computed by an earlier repair, or new text."""
+        return len(self.piece.tokens) - sum(len(run.paid) for run in self.runs)
+
+    def windows(self, length: int) -> Iterator[tuple[float, str, int, int]]:
+        """Attention paid per token, chunk, first token and number of tokens of each window of at most `length`."""
+        for run in self.runs:
+            for start in range(0, len(run.paid), length):
+                part = run.paid[start : start + length]
+                yield float(part.mean(dtype=np.float32)), self.piece.chunk or "", run.first + start, len(part)
 
 
 FOREIGN = 0.5
@@ -74,14 +100,15 @@ def plan_repairs(
     kv: Mapping[str, ChunkKV],
     versions: Mapping[str, Set[str]],
     repair: Repair,
-    foreign_tokens: int,
+    foreign_tokens: int | None,
 ) -> Repairs:
     """What of the composition's near KV to compute anew.
 
     Args:
         kv: where the chunks' KV was last, by chunk hash.
         versions: earlier hashes of the composition's chunks; having read one of them is not having read what is gone.
-        foreign_tokens: how many tokens may be computed at the beginnings of chunks brought in from elsewhere.
+        foreign_tokens: how many tokens may be computed at the beginnings of chunks brought in from elsewhere; None
+            computes all of these, and all chunks that have read too much of what is gone, so that the KV is safe.
     """
     plan = _Plan(store, composition, versions, repair)
     for piece in composition.pieces:
@@ -112,9 +139,6 @@ class _Plan:
         self._known: set[str] = set()
         self._stale: list[_Stale] = []
         self._foreign: list[Piece] = []
-        self._repaired = 0
-        self._read = 0.0
-        self._measured = True
 
     def pass_by(self, piece: Piece) -> None:
         """The piece stands before all that are looked at from now on."""
@@ -128,17 +152,18 @@ class _Plan:
         if any(self._is_foreign(segment) for _, segment in found):
             self._foreign.append(piece)
             return
-        stale = [(match, segment) for match, segment in found if not segment.seen <= self._known]
+        stale = {segment: self._paid(segment) for _, segment in found if not segment.seen <= self._known}
         if not stale:
             return
-        # what lies between stale runs was computed by an earlier repair, or is new text
-        self._repaired += len(piece.tokens) - sum(match.span.length for match, _ in stale)
-        for match, segment in stale:
-            place = slice(match.span.offset, match.span.offset + match.span.length)
-            self._stale.append(_Stale(piece.chunk or "", match.first, self._paid(segment)[place]))
-        for segment in {id(segment): segment for _, segment in stale}.values():
-            # all of it, so that what was repaired before doesn't make the rest look better than it is
-            self._read += float(self._paid(segment).sum(dtype=np.float32))
+        runs = [
+            _Run(match.first, stale[segment][match.span.offset :][: match.span.length])
+            for match, segment in found
+            if segment in stale
+        ]
+        # all of each segment, so that what was repaired before doesn't make the rest look better than it is
+        read = sum(float(paid.sum(dtype=np.float32)) for paid in stale.values())
+        measured = all(segment.seen - self._known <= segment.read.keys() for segment in stale)
+        self._stale.append(_Stale(piece, runs, read, measured))
 
     def _segments(self, piece: Piece, chunk_kv: ChunkKV) -> Iterator[tuple[Match, Segment]]:
         for match in chunk_kv.matches(piece.tokens):
@@ -153,19 +178,19 @@ class _Plan:
     def _paid(self, segment: Segment) -> NDArray[np.float16]:
         """The attention that each of its tokens paid to what is gone, float16 [n]."""
         paid = np.zeros(len(segment.tokens), dtype=np.float16)
-        for gone in segment.seen - self._known:
-            if gone in segment.read:
-                paid += segment.read[gone]
-            else:
-                self._measured = False
+        for gone in (segment.seen - self._known) & segment.read.keys():
+            paid += segment.read[gone]
         return paid
 
-    def repairs(self, foreign_tokens: int) -> Repairs:
+    def repairs(self, foreign_tokens: int | None) -> Repairs:
+        if foreign_tokens is None:
+            self._give_up_misread()
+            foreign_tokens = self._tokens
         windows: dict[str, list[Window]] = {}
-        read = self._read / max(1, self._tokens)
-        left = int(self._repair.share * self._chunk_tokens) - self._repaired
-        if read > self._repair.safe_read:
-            for _, chunk, first, length in sorted(self._windows(), reverse=True):
+        if self._read > self._repair.safe_read:
+            left = int(self._repair.share * self._chunk_tokens) - sum(stale.repaired for stale in self._stale)
+            found = (window for stale in self._stale for window in stale.windows(self._repair.window))
+            for _, chunk, first, length in sorted(found, reverse=True):
                 if length <= left:
                     windows.setdefault(chunk, []).append((first, length))
                     left -= length
@@ -176,12 +201,20 @@ class _Plan:
             foreign_tokens -= length
             if length:
                 windows[piece.chunk or ""] = [(0, length)]
-        safe = whole and self._measured and read <= self._repair.repairable_read
+        measured = all(stale.measured for stale in self._stale)
+        safe = whole and measured and self._read <= self._repair.repairable_read
         return Repairs({chunk: tuple(sorted(found)) for chunk, found in windows.items()}, safe)
 
-    def _windows(self) -> Iterator[tuple[float, str, int, int]]:
-        """Attention paid per token, chunk, first token and length of each window of the stale runs."""
-        for stale in self._stale:
-            for start in range(0, len(stale.paid), self._repair.window):
-                part = stale.paid[start : start + self._repair.window]
-                yield float(part.mean(dtype=np.float32)), stale.chunk, stale.first + start, len(part)
+    @property
+    def _read(self) -> float:
+        """What the stale KV has read of what is gone, as attention per token of the composition."""
+        return sum(stale.read for stale in self._stale) / max(1, self._tokens)
+
+    def _give_up_misread(self) -> None:
+        """Those that by themselves have read too much of what is gone, or nobody knows how much, are computed anew."""
+        misread = [stale for stale in self._stale if self._misread(stale)]
+        self._stale = [stale for stale in self._stale if stale not in misread]
+        self._foreign += [stale.piece for stale in misread]
+
+    def _misread(self, stale: _Stale) -> bool:
+        return not stale.measured or stale.read > self._repair.repairable_read * len(stale.piece.tokens)

@@ -97,14 +97,14 @@ class EngineState:
             chosen,
         )
 
-    def near(self, manager: ContextManager, composition: Composition, budget: float) -> NearKV | None:
+    def near(self, manager: ContextManager, composition: Composition, budget: float | None) -> NearKV | None:
         """What may be used besides exact KV, and what of it is computed anew; None where the model allows nothing else.
 
-        `budget`: seconds that may go into chunks brought in from elsewhere.
+        `budget`: seconds that may go into chunks brought in from elsewhere; None takes as many as make the KV safe.
         """
         if self.model.exact_only is not None:
             return None
-        tokens = self.forecast.tokens_within(budget, composition.tokens)
+        tokens = None if budget is None else self.forecast.tokens_within(budget, composition.tokens)
         repairs = plan_repairs(self.store, composition, manager.kv, manager.versions(), self.repair, tokens)
         return NearKV(manager.kv, repairs, self.repair)
 
@@ -119,6 +119,8 @@ class EngineState:
         """How a question behind `composition` would be answered now; `budget` in seconds, None takes the engine's."""
         budget = self.config.latency_budget if budget is None else budget
         near = self.near(manager, composition, budget)
+        if fidelity == "auto" and near is not None and not near.repairs.safe:
+            near = self.near(manager, composition, None)
         return look_ahead(self.store, self.forecast, composition, tail, near, fidelity, budget)
 
     def active_keys(self) -> Set[bytes]:

@@ -205,6 +205,33 @@ def test_auto_waits_when_what_is_there_would_mislead(change: str) -> None:
         assert {chunk.fidelity for chunk in done.chunks} == {FidelityLabel.EXACT}
 
 
+def test_auto_computes_no_more_than_makes_it_safe() -> None:
+    """Of a chunk moved to the front that has read all others, and of the one that now reads it first."""
+    with Engine(config(FOLDER, refine=False)) as engine:
+        context = engine.context(order="fixed")
+        for name in "abcde":
+            context.add_chunk(text(name), source=name)
+        ask(engine, context)
+        context.move("e", 0)
+        at_once = context.plan(QUESTION, fidelity="instant", budget=0.0)
+        assert sum(chunk.prefill for chunk in at_once.chunks) <= 0.05 * at_once.tokens
+        done, logits = ask(engine, context, "auto", 0.0)
+        used = {chunk.name: chunk for chunk in done.chunks}
+        assert [name for name in used if used[name].reused == 0] == ["e", "a"]
+        assert [used[name].fidelity for name in "ea"] == [FidelityLabel.EXACT] * 2
+        assert {used[name].fidelity for name in "bcd"} == {FidelityLabel.NEAR}
+        assert sum(used[name].prefill for name in "bcd") <= 0.05 * done.usage.prompt_tokens
+        cold = oracle(FOLDER).logits(context.prompt_tokens(QUESTION))[-1]
+    with Engine(config(FOLDER, refine=False)) as engine:
+        context = engine.context(order="fixed")
+        for name in "abcde":
+            context.add_chunk(text(name), source=name)
+        ask(engine, context)
+        context.move("e", 0)
+        _, misled = ask(engine, context, "instant", 0.0)
+    assert (logits[0] - cold).norm() < (misled[0] - cold).norm()
+
+
 def test_a_chunk_from_elsewhere_is_computed_anew_as_far_as_the_budget_goes() -> None:
     with Engine(config(FOLDER, refine=False)) as engine:
         context = engine.context()
