@@ -138,7 +138,7 @@ def _measure(
             time.sleep(draw.uniform(0, pause))
             if engine.stats().upkeep:
                 busy.append(Sample(name, True, _ask(asked, draw)))
-        tokens = engine._state.forecast.slices.waited_for(options.background_tokens)
+        tokens = engine._state.forecast.slices.background(options.background_tokens)
     return [*idle, *busy], tokens
 
 

@@ -22,7 +22,7 @@ from engine.prompt import PromptBuilder
 from engine.repair import DEFAULT_REPAIR, Repair
 from engine.runtime.forecast import Forecast
 from engine.runtime.make_runner import make_runner
-from engine.runtime.runner import Runner
+from engine.runtime.runner import Runner, can_give_up
 from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler
 from engine.runtime.speculation import Speculation
@@ -98,7 +98,7 @@ class Engine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.exact_only = model.exact_only
         self._speed_file = speed_file(model)
-        forecast = self._remembered_forecast()
+        forecast = self._remembered_forecast(model)
         changed = threading.Condition(threading.RLock())
         state = EngineState(self.config, model, PromptBuilder(model.tokenizer), repair, changed, forecast)
         answers = Answers(state)
@@ -142,9 +142,10 @@ class Engine:
         if self._own_model is not None:
             self._own_model.close()
 
-    def _remembered_forecast(self) -> Forecast:
+    def _remembered_forecast(self, model: LoadedModel) -> Forecast:
         """What earlier runs have learned of this model's speed here, if anything."""
-        forecast = Forecast(self.config.slice_tokens)
+        interruptible = model.followers is None and can_give_up(model.decoder, model.device)
+        forecast = Forecast(self.config.slice_tokens, interruptible=interruptible)
         if self._speed_file is not None:
             forecast.load(self._speed_file)
         return forecast

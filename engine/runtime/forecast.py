@@ -60,9 +60,9 @@ class Forecast:
         slices: the sizes of steps that prefills are cut into.
     """
 
-    def __init__(self, slice_tokens: int | None = None) -> None:
-        """`slice_tokens`: of all prefills; None sizes slices by the times that are foretold."""
-        self.slices = Slices(self.step_tokens, slice_tokens)
+    def __init__(self, slice_tokens: int | None = None, *, interruptible: bool = False) -> None:
+        """`slice_tokens`: of all prefills; None sizes slices by the times that are foretold, see `Slices`."""
+        self.slices = Slices(self.step_tokens, slice_tokens, interruptible=interruptible)
         self._observed: dict[int, deque[Step]] = {}
         self._times = np.zeros(4)
         self._unfitted = 0

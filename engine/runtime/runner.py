@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.attention.base import AttentionBackend, RowResult
 from engine.models.advance import advance
-from engine.models.language_model import LanguageModel
+from engine.models.language_model import AttendOrKeep, LanguageModel
 from engine.runtime.scheduler import StepRow
 
 
@@ -39,6 +39,35 @@ class OtherRanks(Protocol):
     def computes(self, tokens: NDArray[np.int64], positions: NDArray[np.int64], wanted: NDArray[np.int64]) -> None: ...
 
 
+class UnwantedStepError(Exception):
+    """Nobody needs the step any more. What it has written counts for nothing."""
+
+
+class _Heeding:
+    """Attention that asks before each layer whether the step is still wanted."""
+
+    def __init__(self, attention: AttentionBackend, unwanted: Callable[[], bool]) -> None:
+        self._attention = attention
+        self._unwanted = unwanted
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self._heed()
+        return self._attention(layer, q, k, v)
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        self._heed()
+        self._attention.keep(layer, k, v)
+
+    def _heed(self) -> None:
+        if self._unwanted():
+            raise UnwantedStepError
+
+
+def can_give_up(decoder: LanguageModel, device: torch.device) -> bool:
+    """Whether a step can end between two layers: where the host waits for each of them, and nothing but KV is left."""
+    return device.type == "cpu" and not decoder.stateful
+
+
 class Runner:
     """The model with its attention.
 
@@ -48,6 +77,8 @@ class Runner:
 
     Attributes:
         device: the one that computes.
+        unwanted: whether nobody needs a step of these rows any more. Is asked between layers, where that is possible
+            (see `can_give_up`) and this process computes alone.
     """
 
     def __init__(
@@ -63,6 +94,7 @@ class Runner:
         self.device = device
         self._small_steps = small_steps
         self._others = others
+        self.unwanted: Callable[[Sequence[StepRow]], bool] = lambda rows: False
 
     @torch.inference_mode()
     def run(self, rows: Sequence[StepRow]) -> tuple[Tensor | None, list[RowResult]]:
@@ -74,6 +106,9 @@ class Runner:
         Returns:
             Logits behind each row's last `samples` tokens in row order, float32 [Σ samples, vocab], or None if none are
             wanted; and what is left of each row.
+
+        Raises:
+            UnwantedStepError: it was given up.
         """
         with nullcontext() if self._others is None else self._others.step():
             return self._run(rows, _sampled(rows))
@@ -104,11 +139,14 @@ class Runner:
         if self._others is not None:
             self._others.computes(*inputs, wanted)
         tokens, positions = (torch.from_numpy(part).to(self.device) for part in inputs)
+        attend: AttendOrKeep = self._attention
+        if self._others is None and can_give_up(self._decoder, self.device):
+            attend = _Heeding(self._attention, lambda: self.unwanted(rows))
         hidden = None
         if len(wanted):
-            hidden = self._decoder.forward(tokens, positions, self._attention)
+            hidden = self._decoder.forward(tokens, positions, attend)
         else:
-            self._decoder.fill(tokens, positions, self._attention)
+            self._decoder.fill(tokens, positions, attend)
         return hidden, [RowResult(read=read) for read in self._attention.read() or [None] * len(rows)]
 
     def _stateful(self, rows: Sequence[StepRow]) -> tuple[Tensor, list[RowResult]]:

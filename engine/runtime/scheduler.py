@@ -163,7 +163,7 @@ class Scheduler:
         """Slices of the first that still lacks KV, else of the first that refines."""
         while (upkeep := self._next_upkeep()) is not None:
             try:
-                slices = upkeep.next_slices(self._slices.waited_for)
+                slices = upkeep.next_slices(self._slices.background)
             except OutOfMemoryError as error:
                 if not self._pause_upkeep(but=upkeep):
                     self._drop_failed(upkeep, error)
@@ -242,6 +242,19 @@ class Scheduler:
                 self._drop_failed(owner, error)
             else:
                 self._fail(owner, error)
+
+    def unwanted(self, rows: Sequence[StepRow]) -> bool:
+        """Whether nobody needs this step's results now: its owners have ended, or keep a question waiting.
+
+        Asked by the worker's thread while it computes, without the lock: it only looks.
+        """
+        return all(not self._lives(row.owner) or (isinstance(row.owner, Upkeep) and self.questions) for row in rows)
+
+    def given_up(self, rows: Sequence[StepRow]) -> None:
+        """A step that was `unwanted` has ended before its time: background work computes it again later."""
+        for owner in dict.fromkeys(row.owner for row in rows):
+            if isinstance(owner, Upkeep):
+                owner.pause()
 
     # -- the ends --------------------------------------------------------------------------------------------------
 

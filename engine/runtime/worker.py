@@ -12,7 +12,7 @@ import time
 from engine.device import on_device
 from engine.errors import EngineError
 from engine.runtime.forecast import Forecast, Work
-from engine.runtime.runner import Runner
+from engine.runtime.runner import Runner, UnwantedStepError
 from engine.runtime.sampler import Sampler
 from engine.runtime.scheduler import Scheduler, StepRow
 from engine.runtime.speculation import Speculation
@@ -40,6 +40,7 @@ class Worker:
         self._scheduler = scheduler
         self._forecast = forecast
         self._runner = runner
+        runner.unwanted = scheduler.unwanted
         self._sampler = sampler
         self._speculation = speculation
         self._changed = changed
@@ -88,6 +89,9 @@ class Worker:
     def _step(self, rows: list[StepRow]) -> None:
         try:
             self._compute(rows)
+        except UnwantedStepError:
+            with self._changed:
+                self._scheduler.given_up(rows)
         except Exception as error:
             logger.exception("a step failed")
             with self._changed:

@@ -51,7 +51,13 @@ def test_sizes_are_whole_grains_between_the_fewest_and_the_most(foretold: int, s
 
 def test_who_waits_and_for_how_long() -> None:
     slices = Slices(lambda seconds, position: int(10_000 * seconds) + position)
-    assert (slices.waited_for(640), slices.alone(640)) == (250 + 640 - 250 % 64, 2500 + 640 - 2500 % 64)
+    short, long = 250 + 640 - 250 % 64, 2500 + 640 - 2500 % 64
+    assert (slices.waited_for(640), slices.background(640), slices.alone(640)) == (short, short, long)
+
+
+def test_nobody_waits_for_what_can_be_given_up() -> None:
+    slices = Slices(lambda seconds, position: int(1000 * seconds), interruptible=True)
+    assert (slices.waited_for(0), slices.background(0), slices.alone(0)) == (128, 960, 960)
 
 
 def test_slices_fill_the_time_they_may_take() -> None:
@@ -100,8 +106,9 @@ def test_a_forecast_counts_the_slices_it_will_be_cut_into() -> None:
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """On a clock that says what a device would take whose time depends on a step's tokens alone."""
+    """On a clock that says what a device would take whose time depends on a step's tokens alone, all of each step."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr("engine.engine.can_give_up", lambda decoder, device: False)
     with Engine(config(FOLDER, slice_tokens=None)) as engine:
         forecast = engine._state.forecast
         observe = forecast.observe
