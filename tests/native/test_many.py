@@ -98,12 +98,13 @@ class Case:
         shares = many.attend(cache, seen, q, partners, mixed)
         expected, weights = self.expected(q, partners)
         exact = self.dtype == torch.float32
-        error = {"atol": 2e-5, "rtol": 2e-5} if exact else {"atol": 2e-2, "rtol": 2e-2}
-        torch.testing.assert_close(mixed.float(), expected, **error)
+        atol, rtol = (2e-5, 2e-5) if exact else (2e-2, 2e-2)
+        torch.testing.assert_close(mixed.float(), expected, atol=atol, rtol=rtol)
         piece = torch.from_numpy(np.repeat(self.spans["piece"], self.spans["length"]))
         for number in range(self.pieces):
-            error = {"atol": 2e-6, "rtol": 2e-5} if exact else {"atol": 2e-3, "rtol": 1e-2}
-            torch.testing.assert_close(shares[number], weights[..., piece == number].sum(-1), **error)
+            atol, rtol = (2e-6, 2e-5) if exact else (2e-3, 1e-2)
+            share = weights[..., piece == number].sum(-1)
+            torch.testing.assert_close(shares[number], share, atol=atol, rtol=rtol)
 
     def expected(self, q: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
         """Attention [T, heads, head_dim] and its weights [heads, T, keys], in float32 but for the turned queries."""
