@@ -91,7 +91,7 @@ class Scheduler:
     # -- what comes in ---------------------------------------------------------------------------------------------
 
     def cancel(self, generation: Generation) -> None:
-        """End it at once, if it has not ended. A step under way computes on, but its result is dropped."""
+        """End it at once, if it has not ended. A step under way is given up or computes on; its result is dropped."""
         if generation in self.questions or generation in self.running:
             self._end(generation, "cancelled")
 

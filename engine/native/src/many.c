@@ -259,10 +259,10 @@ INLINE void attend_spans(const Many *many, const int dim, const int pairs, Room 
 static void attend(const Many *many, Room *room) {
     if (HAS_PAIRS && many->pairs) {
         if (many->head_dim == 64) attend_spans(many, 64, HAS_PAIRS, room);
-        else attend_spans(many, 128, HAS_PAIRS, room);
+        else attend_spans(many, WIDEST, HAS_PAIRS, room);
     } else {
         if (many->head_dim == 64) attend_spans(many, 64, 0, room);
-        else attend_spans(many, 128, 0, room);
+        else attend_spans(many, WIDEST, 0, room);
     }
 }
 

@@ -99,7 +99,8 @@ INLINE void packed_tile(const uint8_t *block, const Vectors *x, int first, Kind 
     for (int t = 0; t < n; t++) store_floats(out[first + t], total[t]);
 }
 
-/* As many vectors at once as have their sums in registers: weights are unpacked for all of them together. */
+/* As many vectors at once as have their sums in registers: weights are unpacked for all of them together. Blocks with
+   steps need three sums for each, for which eight are too many. */
 INLINE void packed_tile_of(const uint8_t *block, const Vectors *x, int tokens, Kind kind, Tile out) {
     int t = 0;
     if (ROOMY && !kind.stepped)
